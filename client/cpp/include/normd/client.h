@@ -1,0 +1,168 @@
+#ifndef NORMD_CLIENT_H_
+#define NORMD_CLIENT_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "normd/layer.h"
+#include "normd/options.h"
+#include "normd/tensor.h"
+
+namespace normd {
+
+// How CreateLayer starts a layer.
+struct LayerSpec {
+  std::string name;
+  // num_channels is required; every other field overrides the preset.
+  LayerConfig config;
+  // reference (default), pytorch, keras, keras_fused, flax, haiku, standard_scaler, rl_observation.
+  std::string preset;
+  std::optional<LayerState> initial_state;
+};
+
+struct ListLayersOptions {
+  std::string prefix;
+  // 1 to 1000.
+  int page_size = 100;
+  // next_page_token of the page before.
+  std::string page_token;
+  bool with_state = false;
+};
+
+struct LayerPage {
+  std::vector<Layer> layers;
+  // Empty: this was the last page.
+  std::string next_page_token;
+};
+
+struct TrainStepOptions : CallOptions {
+  // New gamma and beta of the layer, stored in the same atomic step; both or neither.
+  std::vector<double> gamma;
+  std::vector<double> beta;
+  // Do not return y.
+  bool omit_output = false;
+  // Normalize, but store nothing.
+  bool skip_update = false;
+};
+
+struct TrainStepResult {
+  // Empty with omit_output.
+  Tensor y;
+  // Of this batch, per channel; var is the population variance. Backward wants both.
+  std::vector<double> batch_mean;
+  std::vector<double> batch_var;
+  int64_t version = 0;
+  std::string content_hash;
+  int64_t num_batches_tracked = 0;
+  // Channels that held NaN or infinity, under NonFinitePolicy::kSkipChannel.
+  std::vector<int64_t> skipped_channels;
+  // The server had seen this request_id before and folded nothing in now.
+  bool replayed = false;
+};
+
+struct InferOptions : CallOptions {
+  // The version that must answer; 0: the newest.
+  int64_t version = 0;
+};
+
+// Of Infer and Denormalize.
+struct InferResult {
+  Tensor output;
+  int64_t version = 0;
+  std::string content_hash;
+};
+
+struct BackwardOptions : CallOptions {
+  // Differentiate Infer instead of TrainStep; batch_mean and batch_var stay empty then.
+  bool frozen = false;
+  std::vector<double> batch_mean;
+  std::vector<double> batch_var;
+  // The gamma of the forward pass; empty: the layer's.
+  std::vector<double> gamma;
+  // Apply a step to the layer's gamma and beta.
+  std::variant<std::monostate, Sgd, Adam> optimizer;
+  // Do not return dx.
+  bool omit_dx = false;
+  // Frozen only: the version that Infer answered with; 0: the newest.
+  int64_t version = 0;
+};
+
+struct BackwardResult {
+  // Empty with omit_dx.
+  Tensor dx;
+  // Empty on a layer without affine.
+  std::vector<double> dgamma;
+  std::vector<double> dbeta;
+  // After the optimizer's step; empty without one.
+  std::vector<double> gamma;
+  std::vector<double> beta;
+  int64_t version = 0;
+  std::string content_hash;
+  bool replayed = false;
+};
+
+// A connection to a normd server. Thread-safe; make one and share it: every Client has a connection of its own.
+//
+// Statuses are the server's (proto/normd/v1), or: UNAVAILABLE, the server could not be reached in time, after retries;
+// DEADLINE_EXCEEDED, the call's timeout passed (a mutation may or may not have happened: repeat it with the same
+// request_id to find out). Every method but TrainStep and Backward with an optimizer is idempotent by nature; the
+// mutations among them are made so by a request_id, which the client adds unasked.
+class Client {
+ public:
+  // `target`: "host:port", or "unix:/path/to/socket". Returns at once; the first call connects.
+  static std::unique_ptr<Client> Connect(absl::string_view target, const ClientOptions& options = {});
+  // Waits for the asynchronous calls that are under way.
+  virtual ~Client() = default;
+
+  virtual absl::StatusOr<Layer> CreateLayer(const LayerSpec& spec, const CallOptions& options = {}) = 0;
+  // `with_state`: fetch Layer::state too.
+  virtual absl::StatusOr<Layer> GetLayer(absl::string_view name, bool with_state = false,
+                                         const CallOptions& options = {}) = 0;
+  virtual absl::StatusOr<LayerPage> ListLayers(const ListLayersOptions& list = {}, const CallOptions& options = {}) = 0;
+  // Changes `fields` (eps, update_weight, normalize_training_with, clip, non_finite_policy) to their values in `config`.
+  // A non-empty etag must be the layer's present one, or the call is ABORTED.
+  virtual absl::StatusOr<Layer> UpdateLayer(absl::string_view name, const LayerConfig& config,
+                                            const std::vector<std::string>& fields, absl::string_view etag = "",
+                                            const CallOptions& options = {}) = 0;
+  virtual absl::Status DeleteLayer(absl::string_view name, absl::string_view etag = "",
+                                   const CallOptions& options = {}) = 0;
+  // A non-zero expected_version must be the layer's present one, or the call is ABORTED.
+  virtual absl::StatusOr<Layer> ResetStatistics(absl::string_view name, int64_t expected_version = 0,
+                                                const CallOptions& options = {}) = 0;
+  // Overwrites what `state` holds; see SetStateRequest in proto/normd/v1/layer_service.proto.
+  virtual absl::StatusOr<Layer> SetState(absl::string_view name, const LayerState& state, int64_t expected_version = 0,
+                                         bool reset_optimizer = false, const CallOptions& options = {}) = 0;
+
+  virtual absl::StatusOr<TrainStepResult> TrainStep(absl::string_view layer, const TensorView& x,
+                                                    const TrainStepOptions& options = {}) = 0;
+  virtual absl::StatusOr<InferResult> Infer(absl::string_view layer, const TensorView& x,
+                                            const InferOptions& options = {}) = 0;
+  virtual absl::StatusOr<InferResult> Denormalize(absl::string_view layer, const TensorView& y,
+                                                  const InferOptions& options = {}) = 0;
+  virtual absl::StatusOr<BackwardResult> Backward(absl::string_view layer, const TensorView& x, const TensorView& dy,
+                                                  const BackwardOptions& options = {}) = 0;
+
+  // The same without waiting. `done` runs once, on a thread of the client's; it must not block, and may start new calls.
+  // The tensors are copied before the call returns.
+  virtual void TrainStepAsync(absl::string_view layer, const TensorView& x, const TrainStepOptions& options,
+                              std::function<void(absl::StatusOr<TrainStepResult>)> done) = 0;
+  virtual void InferAsync(absl::string_view layer, const TensorView& x, const InferOptions& options,
+                          std::function<void(absl::StatusOr<InferResult>)> done) = 0;
+  virtual void DenormalizeAsync(absl::string_view layer, const TensorView& y, const InferOptions& options,
+                                std::function<void(absl::StatusOr<InferResult>)> done) = 0;
+  virtual void BackwardAsync(absl::string_view layer, const TensorView& x, const TensorView& dy,
+                             const BackwardOptions& options,
+                             std::function<void(absl::StatusOr<BackwardResult>)> done) = 0;
+};
+
+}  // namespace normd
+
+#endif  // NORMD_CLIENT_H_

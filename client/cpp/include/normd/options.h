@@ -1,0 +1,42 @@
+#ifndef NORMD_OPTIONS_H_
+#define NORMD_OPTIONS_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/time/time.h"
+
+namespace normd {
+
+// When a call failed with UNAVAILABLE it is tried again, after a pause that grows. A mutation keeps its request_id, so
+// the server folds nothing in twice.
+struct RetryPolicy {
+  // Attempts in all; 1 means no retry.
+  int max_attempts = 4;
+  // Pause before the second attempt; each further one is `multiplier` times longer, up to `max_backoff`. The real pause is
+  // a random part of that, between one half and the whole.
+  absl::Duration initial_backoff = absl::Milliseconds(50);
+  absl::Duration max_backoff = absl::Seconds(2);
+  double multiplier = 2.0;
+};
+
+// Settings of a Client.
+struct ClientOptions {
+  // For every call that sets none of its own; counts all attempts and pauses together.
+  absl::Duration timeout = absl::Seconds(30);
+  RetryPolicy retry;
+  // Largest message to receive. The server's own limit holds for what is sent.
+  int64_t max_message_bytes = int64_t{1} << 30;
+};
+
+// Settings of one call; they win over ClientOptions.
+struct CallOptions {
+  std::optional<absl::Duration> timeout;
+  // Of a mutation. Default: a fresh random one. Give your own to make a call idempotent across restarts of the caller.
+  std::string request_id;
+};
+
+}  // namespace normd
+
+#endif  // NORMD_OPTIONS_H_

@@ -1,0 +1,86 @@
+#ifndef NORMD_TENSOR_H_
+#define NORMD_TENSOR_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/types/span.h"
+
+namespace normd {
+
+// Element types that the server takes.
+enum class DType { kFloat32, kFloat64 };
+
+// Which dimension holds the channels: dimension 1 (N,C,...) or the last one (N,...,C).
+enum class Layout { kChannelsFirst, kChannelsLast };
+
+// Bytes of one element.
+std::size_t ElementBytes(DType dtype);
+
+// A dense row-major tensor that somebody else owns, rank 2 to 8. Cheap to copy; the data must outlive the call that it
+// is given to (the synchronous calls, and the start of the asynchronous ones).
+struct TensorView {
+  DType dtype = DType::kFloat32;
+  std::vector<int64_t> shape;
+  Layout layout = Layout::kChannelsFirst;
+  // The elements in this machine's (little-endian) order: product(shape) * ElementBytes(dtype) bytes.
+  absl::Span<const char> data;
+
+  TensorView() = default;
+  TensorView(absl::Span<const float> values, std::vector<int64_t> extents, Layout where = Layout::kChannelsFirst)
+      : dtype(DType::kFloat32), shape(std::move(extents)), layout(where), data(Bytes(values)) {}
+  TensorView(absl::Span<const double> values, std::vector<int64_t> extents, Layout where = Layout::kChannelsFirst)
+      : dtype(DType::kFloat64), shape(std::move(extents)), layout(where), data(Bytes(values)) {}
+
+ private:
+  template <typename T>
+  static absl::Span<const char> Bytes(absl::Span<const T> values) {
+    return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)};
+  }
+};
+
+// A dense row-major tensor that owns its elements: what the calls return. The bytes are those that came off the wire,
+// moved and not copied.
+class Tensor {
+ public:
+  Tensor() = default;
+  Tensor(DType dtype, std::vector<int64_t> shape, Layout layout, std::string bytes)
+      : dtype_(dtype), shape_(std::move(shape)), layout_(layout), bytes_(std::move(bytes)) {}
+
+  DType dtype() const { return dtype_; }
+  const std::vector<int64_t>& shape() const { return shape_; }
+  Layout layout() const { return layout_; }
+  absl::Span<const char> bytes() const { return bytes_; }
+  bool empty() const { return bytes_.empty(); }
+
+  // The elements. REQUIRES T to be the type that dtype() names; otherwise the span is empty.
+  template <typename T>
+  absl::Span<const T> values() const {
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8, "float or double");
+    if ((dtype_ == DType::kFloat32) != (sizeof(T) == 4)) return {};
+    return {reinterpret_cast<const T*>(bytes_.data()), bytes_.size() / sizeof(T)};
+  }
+
+  // To hand it to the next call.
+  TensorView view() const {
+    TensorView view;
+    view.dtype = dtype_;
+    view.shape = shape_;
+    view.layout = layout_;
+    view.data = bytes_;
+    return view;
+  }
+
+ private:
+  DType dtype_ = DType::kFloat32;
+  std::vector<int64_t> shape_;
+  Layout layout_ = Layout::kChannelsFirst;
+  std::string bytes_;
+};
+
+}  // namespace normd
+
+#endif  // NORMD_TENSOR_H_

@@ -1,0 +1,47 @@
+# How every target of ours is built: warnings, sanitizers, include root. No global flags.
+
+set(NORMD_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor
+                   -Woverloaded-virtual)
+
+function(normd_configure_target target)
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  target_compile_options(${target} PRIVATE ${NORMD_WARNINGS})
+  if(NORMD_WERROR)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  normd_sanitize_target(${target})
+endfunction()
+
+function(normd_sanitize_target target)
+  if(NORMD_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${NORMD_SANITIZE} -fno-omit-frame-pointer)
+    target_link_options(${target} PUBLIC -fsanitize=${NORMD_SANITIZE})
+  endif()
+endfunction()
+
+# normd_library(<folder's name> SOURCES ... [PUBLIC targets...] [PRIVATE targets...])
+# Makes the static library normd_<name> with the alias normd::<name>. Its links are its arrows (tests/layering_test.cmake).
+function(normd_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;PUBLIC;PRIVATE" ${ARGN})
+  add_library(normd_${name} STATIC ${ARG_SOURCES})
+  add_library(normd::${name} ALIAS normd_${name})
+  target_include_directories(normd_${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>)
+  target_link_libraries(normd_${name} PUBLIC ${ARG_PUBLIC} PRIVATE ${ARG_PRIVATE})
+  normd_configure_target(normd_${name})
+endfunction()
+
+# normd_test(<name> LABELS unit|integration|slow SOURCES ... LINK targets...)
+# Makes a GoogleTest program and registers it with ctest as one test.
+function(normd_test name)
+  cmake_parse_arguments(ARG "" "TIMEOUT" "LABELS;SOURCES;LINK" ${ARGN})
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest_main)
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  normd_configure_target(${name})
+  add_test(NAME ${name} COMMAND ${name})
+  if(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 300)
+  endif()
+  set_tests_properties(${name} PROPERTIES LABELS "${ARG_LABELS}" TIMEOUT ${ARG_TIMEOUT}
+                       ENVIRONMENT "TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/tsan.supp")
+endfunction()

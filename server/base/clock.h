@@ -1,0 +1,20 @@
+#ifndef NORMD_SERVER_BASE_CLOCK_H_
+#define NORMD_SERVER_BASE_CLOCK_H_
+
+#include "absl/time/time.h"
+
+namespace normd::base {
+
+// Wall-clock time, injected so that tests can set it. Thread-safe.
+class Clock {
+ public:
+  virtual ~Clock() = default;
+  virtual absl::Time Now() const = 0;
+
+  // The system's clock; lives for ever.
+  static const Clock& System();
+};
+
+}  // namespace normd::base
+
+#endif  // NORMD_SERVER_BASE_CLOCK_H_

@@ -1,0 +1,33 @@
+#ifndef NORMD_SERVER_REGISTRY_INFERENCE_H_
+#define NORMD_SERVER_REGISTRY_INFERENCE_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/layer/tensor.h"
+#include "server/registry/call_control.h"
+#include "server/registry/layer_registry.h"
+
+// The calls that read a layer and change nothing. Statuses as proto/normd/v1/normalization_service.proto says.
+namespace normd::registry {
+
+struct InferenceResult {
+  int64_t version = 0;
+  std::string content_hash;
+};
+
+// Normalizes `x` into `y` with the running statistics (without track_running_stats: with those of x). `y` has the size of
+// x.data and is aligned to the element. `version` 0: the newest.
+absl::StatusOr<InferenceResult> Infer(const LayerRegistry& registry, absl::string_view name, const layer::TensorView& x,
+                                      int64_t version, const CallControl& control, char* y);
+
+// The inverse of Infer: `y` into `x`.
+absl::StatusOr<InferenceResult> Denormalize(const LayerRegistry& registry, absl::string_view name,
+                                            const layer::TensorView& y, int64_t version, const CallControl& control,
+                                            char* x);
+
+}  // namespace normd::registry
+
+#endif  // NORMD_SERVER_REGISTRY_INFERENCE_H_

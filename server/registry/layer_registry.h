@@ -1,0 +1,93 @@
+#ifndef NORMD_SERVER_REGISTRY_LAYER_REGISTRY_H_
+#define NORMD_SERVER_REGISTRY_LAYER_REGISTRY_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "server/base/clock.h"
+#include "server/base/mutex.h"
+#include "server/layer/layer_config.h"
+#include "server/layer/layer_state.h"
+#include "server/registry/request_log.h"
+
+namespace normd::registry {
+
+class LayerEntry;
+
+struct RegistryOptions {
+  // More layers than this are refused with RESOURCE_EXHAUSTED.
+  int64_t max_layers = 100'000;
+  // More channels than this in one layer are refused with INVALID_ARGUMENT.
+  int64_t max_channels = 1'048'576;
+};
+
+struct CreateLayerSpec {
+  std::string name;
+  std::string preset;
+  layer::LayerConfig config;
+  layer::StateUpdate initial_state;
+  std::string request_id;
+};
+
+// Which fields of `values` an update takes over.
+struct ConfigUpdate {
+  layer::LayerConfig values;
+  // Names of LayerConfig fields: eps, update_weight, normalize_training_with, clip, non_finite_policy.
+  std::vector<std::string> fields;
+};
+
+struct ListPage {
+  std::vector<std::shared_ptr<const layer::LayerSnapshot>> layers;
+  // Name to go on after; empty: nothing follows.
+  std::string last_name;
+};
+
+// All layers of a server by name, and their life: create, read, change, delete. What tensors do with a layer stands in
+// training.h and inference.h. Thread-safe. Mutations of one layer are linearizable; reads return an immutable snapshot
+// and never wait for a running training step. Statuses as proto/normd/v1/layer_service.proto says; on an error nothing
+// has changed. A `request_id` may be empty.
+class LayerRegistry {
+ public:
+  using SnapshotPtr = std::shared_ptr<const layer::LayerSnapshot>;
+
+  // `clock` outlives the registry.
+  LayerRegistry(const RegistryOptions& options, const base::Clock& clock);
+  ~LayerRegistry();
+
+  absl::StatusOr<SnapshotPtr> Create(const CreateLayerSpec& spec);
+  absl::StatusOr<SnapshotPtr> Get(absl::string_view name) const;
+  // Up to `page_size` layers in byte order whose name starts with `prefix` and comes after `after`.
+  ListPage List(absl::string_view prefix, absl::string_view after, int page_size) const;
+  // An empty etag, and an expected_version of 0, fit everything.
+  absl::StatusOr<SnapshotPtr> Update(absl::string_view name, const ConfigUpdate& update, absl::string_view etag,
+                                     absl::string_view request_id);
+  absl::Status Delete(absl::string_view name, absl::string_view etag, absl::string_view request_id);
+  absl::StatusOr<SnapshotPtr> ResetStatistics(absl::string_view name, int64_t expected_version,
+                                              absl::string_view request_id);
+  absl::StatusOr<SnapshotPtr> SetState(absl::string_view name, const layer::StateUpdate& update,
+                                       int64_t expected_version, absl::string_view request_id);
+
+  // The layer itself, for training.h. NOT_FOUND: no such layer.
+  absl::StatusOr<std::shared_ptr<LayerEntry>> Find(absl::string_view name) const;
+
+  int64_t size() const;
+
+ private:
+  const RegistryOptions options_;
+  const base::Clock& clock_;
+  mutable base::SharedMutex mutex_;
+  absl::btree_map<std::string, std::shared_ptr<LayerEntry>> layers_ ABSL_GUARDED_BY(mutex_);
+  // Creations and deletions.
+  RequestLog requests_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace normd::registry
+
+#endif  // NORMD_SERVER_REGISTRY_LAYER_REGISTRY_H_

@@ -1,0 +1,49 @@
+#ifndef NORMD_SERVER_REGISTRY_REQUEST_LOG_H_
+#define NORMD_SERVER_REGISTRY_REQUEST_LOG_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/layer/layer_state.h"
+
+namespace normd::registry {
+
+// Remembers the latest mutations by request_id, so that a retry is answered with what the first attempt did. Holds at
+// most `capacity` of them and forgets the oldest. Not thread-safe.
+class RequestLog {
+ public:
+  static constexpr std::size_t kDefaultCapacity = 4096;
+
+  // What a mutation did.
+  struct Outcome {
+    // Identifies the call's content, so that the same id on another call is noticed.
+    uint64_t fingerprint = 0;
+    int64_t version = 0;
+    std::string content_hash;
+    int64_t num_batches_tracked = 0;
+  };
+
+  explicit RequestLog(std::size_t capacity = kDefaultCapacity) : capacity_(capacity) {}
+
+  // The outcome remembered for `request_id`, or null if there is none or the id is empty. INVALID_ARGUMENT: it is
+  // remembered with another fingerprint. The pointer lives until the next Record.
+  absl::StatusOr<const Outcome*> Find(absl::string_view request_id, uint64_t fingerprint) const;
+
+  // Remembers; does nothing for an empty id. REQUIRES: Find returned null for this id.
+  void Record(absl::string_view request_id, Outcome outcome);
+
+ private:
+  const std::size_t capacity_;
+  absl::flat_hash_map<std::string, Outcome> outcomes_;
+  std::deque<std::string> order_;
+};
+
+}  // namespace normd::registry
+
+#endif  // NORMD_SERVER_REGISTRY_REQUEST_LOG_H_

@@ -1,0 +1,85 @@
+#ifndef NORMD_SERVER_REGISTRY_TRAINING_H_
+#define NORMD_SERVER_REGISTRY_TRAINING_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "server/layer/tensor.h"
+#include "server/registry/call_control.h"
+#include "server/registry/layer_registry.h"
+#include "server/registry/optimizer.h"
+
+// The calls that change a layer by tensors. Statuses as proto/normd/v1/normalization_service.proto says; on an error
+// the layer has not changed, though an output buffer may have been written.
+namespace normd::registry {
+
+struct TrainStepInput {
+  std::string layer;
+  layer::TensorView x;
+  // Both empty, or new values of the layer's gamma and beta.
+  std::vector<double> gamma;
+  std::vector<double> beta;
+  bool skip_update = false;
+  std::string request_id;
+};
+
+struct TrainStepResult {
+  std::vector<double> batch_mean;
+  // Population variance.
+  std::vector<double> batch_var;
+  std::vector<int64_t> skipped_channels;
+  int64_t version = 0;
+  std::string content_hash;
+  int64_t num_batches_tracked = 0;
+  bool replayed = false;
+};
+
+// Normalizes `x` into `y` (the size of x.data and aligned to the element, or null for no output; not overlapping x) and
+// folds the batch into the layer. y is computed with the gamma and beta of the version that the step made.
+absl::StatusOr<TrainStepResult> TrainStep(const LayerRegistry& registry, const TrainStepInput& input,
+                                          const CallControl& control, char* y);
+
+struct BackwardInput {
+  enum class Mode { kTraining, kFrozen };
+  std::string layer;
+  layer::TensorView x;
+  layer::TensorView dy;
+  Mode mode = Mode::kTraining;
+  // Training mode: as TrainStep returned them. Frozen mode: empty.
+  std::vector<double> batch_mean;
+  std::vector<double> batch_var;
+  // Empty: the layer's.
+  std::vector<double> gamma;
+  // Absent: only gradients.
+  std::optional<OptimizerStep> optimizer;
+  // Frozen mode: version that must be current; 0: any.
+  int64_t version = 0;
+  std::string request_id;
+};
+
+struct BackwardResult {
+  // Empty without affine.
+  std::vector<double> dgamma;
+  std::vector<double> dbeta;
+  // After the optimizer's step; empty without one.
+  std::vector<double> gamma;
+  std::vector<double> beta;
+  int64_t version = 0;
+  std::string content_hash;
+  bool replayed = false;
+};
+
+// Writes the gradient of x into `dx` (the size of x.data and aligned, or null; may not overlap the inputs) and applies
+// the optimizer's step to the layer's gamma and beta.
+absl::StatusOr<BackwardResult> Backward(const LayerRegistry& registry, const BackwardInput& input,
+                                        const CallControl& control, char* dx);
+
+}  // namespace normd::registry
+
+#endif  // NORMD_SERVER_REGISTRY_TRAINING_H_
