@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Installs what normd needs from Debian 12's packages. Safe to run again: it installs only what is missing.
+#
+#   deploy/install_dependencies.sh build        compile the server, the C++ SDK and normctl
+#   deploy/install_dependencies.sh quickstart   build, and the Python side of the quickstart
+#   deploy/install_dependencies.sh test         everything that the test command uses
+set -euo pipefail
+
+build=(build-essential ca-certificates ccache cmake git libabsl-dev libcli11-dev libgrpc++-dev libgrpc-dev
+       libprotobuf-dev libspdlog-dev libssl-dev ninja-build nlohmann-json3-dev pkg-config protobuf-compiler
+       protobuf-compiler-grpc)
+quickstart=("${build[@]}" python3 python3-grpcio python3-numpy python3-pip python3-protobuf python3-setuptools
+            python3-sklearn python3-torch python3-venv python3-wheel)
+test=("${quickstart[@]}" clang-format-14 clang-tidy-14 libbenchmark-dev libgmock-dev libgtest-dev libonnx-testdata
+      mypy python3-onnx python3-pytest python3-torchvision shellcheck)
+
+case "${1:-}" in
+  build) wanted=("${build[@]}") ;;
+  quickstart) wanted=("${quickstart[@]}") ;;
+  test) wanted=("${test[@]}") ;;
+  *)
+    echo "usage: $0 build|quickstart|test (got '${1:-}')" >&2
+    exit 2
+    ;;
+esac
+
+# npm brings buf, which lints the protos. Any npm will do; Debian's is a long list of small packages.
+if [[ $1 == test ]] && ! command -v npm >/dev/null; then
+  wanted+=(nodejs npm)
+fi
+
+missing=()
+for package in "${wanted[@]}"; do
+  dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")
+done
+if ((${#missing[@]} == 0)); then
+  echo "dependencies: all ${#wanted[@]} packages for '$1' are installed"
+  exit 0
+fi
+
+as_root=()
+if ((EUID != 0)); then
+  command -v sudo >/dev/null || {
+    echo "$0: ${#missing[@]} packages are missing and this is not root: run it as root, or install sudo" >&2
+    exit 1
+  }
+  as_root=(sudo)
+fi
+echo "dependencies: installing ${#missing[@]} of ${#wanted[@]} packages: ${missing[*]}"
+"${as_root[@]}" apt-get update -q
+"${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}"

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Formatting, protos and shell scripts; with --tidy <build folder>, clang-tidy over every source of ours instead.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+mapfile -t sources < <(git ls-files -co --exclude-standard '*.cc' '*.h')
+
+if [[ ${1:-} == --tidy ]]; then
+  printf '%s\n' "${sources[@]}" | grep '\.cc$' | grep -v '^tests/client/find_package/' |
+    xargs -P "$(nproc)" -n 4 clang-tidy-14 -p "$2" --quiet 2> >(grep -v 'warnings generated' >&2)
+  echo "clang-tidy: clean"
+  exit 0
+fi
+
+clang-format-14 --dry-run --Werror "${sources[@]}"
+echo "clang-format: ${#sources[@]} files clean"
+
+mapfile -t scripts < <(git ls-files -co --exclude-standard '*.sh' '.ci/run')
+shellcheck "${scripts[@]}"
+echo "shellcheck: ${#scripts[@]} files clean"
+
+buf=build/tools/node_modules/.bin/buf
+[[ -x $buf ]] || npm install --silent --no-save --prefix build/tools @bufbuild/buf@1.75.0
+"$buf" lint proto
+"$buf" format --diff --exit-code proto
+echo "buf: protos clean"

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Installs what is missing, builds and runs every test: lint, C++ (release, then under AddressSanitizer+UBSan and
+# ThreadSanitizer), then Python with the judges (ONNX, PyTorch, torchvision, scikit-learn).
+#
+#   tests/run.sh            everything
+#   tests/run.sh --quick    without the sanitizer builds and clang-tidy
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$root"
+
+quick=
+case "${1:-}" in
+  "") ;;
+  --quick) quick=1 ;;
+  *)
+    echo "usage: $0 [--quick] (got '$1')" >&2
+    exit 2
+    ;;
+esac
+
+export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=pch_defines,time_macros
+export CTEST_OUTPUT_ON_FAILURE=1 CLICOLOR_FORCE=0
+started=$SECONDS
+say() { printf '\n==> [%3ds] %s\n' "$((SECONDS - started))" "$*"; }
+
+# build_and_test <preset>
+build_and_test() {
+  say "C++ $1: build"
+  cmake --preset "$1" >"build/$1.configure.log" 2>&1 || {
+    cat "build/$1.configure.log" >&2
+    exit 1
+  }
+  # One line a minute's worth of progress instead of one per file.
+  NINJA_STATUS='[%f/%t %es] ' cmake --build --preset "$1" | awk 'NR % 20 == 0 || /warning|error|FAILED/ { print; fflush() }'
+  say "C++ $1: tests"
+  ctest --preset "$1"
+}
+
+say "Dependencies"
+deploy/install_dependencies.sh test
+mkdir -p build
+
+say "Lint"
+tests/lint.sh
+
+build_and_test release
+
+say "Python: package, judges, quickstart example"
+client/python/make_venv.sh build/venv
+build/venv/bin/python -m mypy --strict client/python/normd
+NORMD_BIN=$root/build/release/server/app/normd build/venv/bin/python -m pytest -q tests/python
+
+if [[ -z $quick ]]; then
+  say "clang-tidy"
+  tests/lint.sh --tidy build/release
+  build_and_test asan
+  build_and_test tsan
+fi
+
+say "All tests passed"
