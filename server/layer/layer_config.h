@@ -27,7 +27,7 @@ struct LayerConfig {
   bool affine = true;
   bool track_running_stats = true;
   // Bound on |x_hat|; finite and > 0.
-  std::optional<double> clip;
+  std::optional<double> clip = std::nullopt;
   NonFinitePolicy non_finite_policy = NonFinitePolicy::kReject;
 
   friend bool operator==(const LayerConfig&, const LayerConfig&) = default;
