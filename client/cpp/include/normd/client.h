@@ -109,6 +109,9 @@ struct BackwardResult {
   bool replayed = false;
 };
 
+// Of Health.
+enum class ServingStatus { kUnknown, kServing, kNotServing };
+
 // A connection to a normd server. Thread-safe; make one and share it: every Client has a connection of its own.
 //
 // Statuses are the server's (proto/normd/v1), or: UNAVAILABLE, the server could not be reached in time, after retries;
@@ -119,7 +122,7 @@ class Client {
  public:
   // `target`: "host:port", or "unix:/path/to/socket". Returns at once; the first call connects.
   static std::unique_ptr<Client> Connect(absl::string_view target, const ClientOptions& options = {});
-  // Waits for the asynchronous calls that are under way.
+  // Waits for the asynchronous calls that are under way; so it must not run inside the `done` of one.
   virtual ~Client() = default;
 
   virtual absl::StatusOr<Layer> CreateLayer(const LayerSpec& spec, const CallOptions& options = {}) = 0;
@@ -127,8 +130,8 @@ class Client {
   virtual absl::StatusOr<Layer> GetLayer(absl::string_view name, bool with_state = false,
                                          const CallOptions& options = {}) = 0;
   virtual absl::StatusOr<LayerPage> ListLayers(const ListLayersOptions& list = {}, const CallOptions& options = {}) = 0;
-  // Changes `fields` (eps, update_weight, normalize_training_with, clip, non_finite_policy) to their values in `config`.
-  // A non-empty etag must be the layer's present one, or the call is ABORTED.
+  // Changes `fields` (eps, update_weight, normalize_training_with, clip, non_finite_policy) to their values in
+  // `config`. A non-empty etag must be the layer's present one, or the call is ABORTED.
   virtual absl::StatusOr<Layer> UpdateLayer(absl::string_view name, const LayerConfig& config,
                                             const std::vector<std::string>& fields, absl::string_view etag = "",
                                             const CallOptions& options = {}) = 0;
@@ -150,8 +153,12 @@ class Client {
   virtual absl::StatusOr<BackwardResult> Backward(absl::string_view layer, const TensorView& x, const TensorView& dy,
                                                   const BackwardOptions& options = {}) = 0;
 
-  // The same without waiting. `done` runs once, on a thread of the client's; it must not block, and may start new calls.
-  // The tensors are copied before the call returns.
+  // Whether the server takes calls (grpc.health.v1). `service`: a service's full name; empty: the server as a whole.
+  // NOT_FOUND: the server has no such service.
+  virtual absl::StatusOr<ServingStatus> Health(absl::string_view service = "", const CallOptions& options = {}) = 0;
+
+  // The same without waiting. `done` runs once, on a thread of the client's; it must not block, and may start new
+  // calls. The tensors are copied before the call returns.
   virtual void TrainStepAsync(absl::string_view layer, const TensorView& x, const TrainStepOptions& options,
                               std::function<void(absl::StatusOr<TrainStepResult>)> done) = 0;
   virtual void InferAsync(absl::string_view layer, const TensorView& x, const InferOptions& options,

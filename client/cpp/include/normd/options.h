@@ -14,8 +14,8 @@ namespace normd {
 struct RetryPolicy {
   // Attempts in all; 1 means no retry.
   int max_attempts = 4;
-  // Pause before the second attempt; each further one is `multiplier` times longer, up to `max_backoff`. The real pause is
-  // a random part of that, between one half and the whole.
+  // Pause before the second attempt; each further one is `multiplier` times longer, up to `max_backoff`. The real pause
+  // is a random part of that, between one half and the whole.
   absl::Duration initial_backoff = absl::Milliseconds(50);
   absl::Duration max_backoff = absl::Seconds(2);
   double multiplier = 2.0;

@@ -1,0 +1,85 @@
+#include "client/cpp/src/connection.h"
+
+#include <grpc/support/time.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
+#include <grpcpp/support/channel_arguments.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "absl/strings/match.h"
+
+namespace normd::internal {
+namespace {
+
+bool IsLoopback(absl::string_view target) {
+  return absl::StartsWith(target, "127.") || absl::StartsWith(target, "localhost:") ||
+         absl::StartsWith(target, "[::1]:");
+}
+
+int ToMilliseconds(absl::Duration duration) {
+  return static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(duration), 0, std::numeric_limits<int>::max()));
+}
+
+std::shared_ptr<grpc::Channel> OpenChannel(const std::string& target, const ClientOptions& options) {
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(
+      static_cast<int>(std::clamp<int64_t>(options.max_message_bytes, 0, std::numeric_limits<int>::max())));
+  arguments.SetMaxSendMessageSize(-1);
+  // Each client has its own connection, so that one busy client does not slow another one of the process.
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  // The retries are ours (they know about request_id and the caller's policy). gRPC's would keep a copy of each
+  // message.
+  arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
+  // While gRPC waits before it connects again, calls fail without a try; its own first wait of 1 s would make our
+  // shorter pauses pointless. 100 ms is the least that it takes.
+  arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, ToMilliseconds(options.retry.initial_backoff));
+  arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, ToMilliseconds(options.retry.max_backoff));
+  // A proxy's loopback is another machine's.
+  if (IsLoopback(target)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
+  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+}
+
+}  // namespace
+
+Connection::Connection(absl::string_view target, const ClientOptions& options, std::shared_ptr<Runtime> runtime)
+    : target_(target), options_(options), runtime_(std::move(runtime)), stub_(OpenChannel(target_, options)) {}
+
+Connection::~Connection() {
+  std::unique_lock<std::mutex> lock(mutex_);
+  idle_.wait(lock, [this] { return pending_ == 0; });
+}
+
+void Connection::RunSoon(std::function<void()> action) {
+  AddPending();
+  runtime_->After(absl::ZeroDuration(), [this, action = std::move(action)]() mutable {
+    std::exchange(action, nullptr)();
+    RemovePending();
+  });
+}
+
+void Connection::SetTimeLeft(absl::Duration left, grpc::ClientContext* context) {
+  if (left == absl::InfiniteDuration()) return;
+  // Monotonic, so that a correction of the wall clock neither ends a call nor keeps it alive.
+  context->set_deadline(
+      gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_micros(absl::ToInt64Microseconds(left), GPR_TIMESPAN)));
+}
+
+absl::Status Connection::Failure(const grpc::Status& status, const Attempts& attempts,
+                                 absl::string_view request_id) const {
+  return ToAbslStatus(status, {target_, attempts.count(), attempts.timeout(), request_id});
+}
+
+void Connection::AddPending() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  ++pending_;
+}
+
+void Connection::RemovePending() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  // Under the lock: once it is released the destructor may be through.
+  if (--pending_ == 0) idle_.notify_all();
+}
+
+}  // namespace normd::internal

@@ -1,0 +1,128 @@
+#ifndef NORMD_CLIENT_CPP_SRC_CONNECTION_H_
+#define NORMD_CLIENT_CPP_SRC_CONNECTION_H_
+
+#include <grpcpp/client_context.h>
+
+#include <condition_variable>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "client/cpp/src/retry.h"
+#include "client/cpp/src/runtime.h"
+#include "client/cpp/src/status.h"
+#include "client/cpp/src/stub.h"
+#include "normd/options.h"
+
+namespace normd::internal {
+
+// A channel, and what every call over it has: a deadline, retries, and a status that says what happened. A request is
+// built once, with its request_id, and sent as it is on every attempt. Thread-safe.
+class Connection {
+ public:
+  Connection(absl::string_view target, const ClientOptions& options, std::shared_ptr<Runtime> runtime);
+  // Waits until every asynchronous call is done. Must not run inside the `done` of one.
+  ~Connection();
+  Connection(const Connection&) = delete;
+  Connection& operator=(const Connection&) = delete;
+
+  Runtime& runtime() { return *runtime_; }
+
+  // Sends `request` until it is answered for good; blocks. `request_id` is only for the text of a failure.
+  template <typename Response, typename Request>
+  absl::StatusOr<Response> Call(const Request& request, const CallOptions& options, absl::string_view request_id = "") {
+    Attempts attempts(options_.retry, options.timeout.value_or(options_.timeout), runtime_.get());
+    for (;;) {
+      Response response;
+      grpc::ClientContext context;
+      SetTimeLeft(attempts.Begin(), &context);
+      const grpc::Status status = stub_.Call(&context, request, &response);
+      if (status.ok()) return response;
+      const std::optional<absl::Duration> pause = attempts.PauseAfter(status);
+      if (!pause.has_value()) return Failure(status, attempts, request_id);
+      runtime_->Sleep(*pause);
+    }
+  }
+
+  // The same without blocking, neither here nor between the attempts. `done` runs once, on one of gRPC's threads.
+  template <typename Response, typename Request>
+  void CallAsync(Request request, const CallOptions& options, std::string request_id,
+                 std::function<void(absl::StatusOr<Response>)> done) {
+    AddPending();
+    auto call = std::make_shared<AsyncCall<Request, Response>>(this, std::move(request), options, std::move(request_id),
+                                                               std::move(done));
+    call->Attempt();
+  }
+
+  // Runs `action` soon on another thread, as one of the pending calls.
+  void RunSoon(std::function<void()> action);
+
+ private:
+  template <typename Request, typename Response>
+  struct AsyncCall : std::enable_shared_from_this<AsyncCall<Request, Response>> {
+    AsyncCall(Connection* owner, Request message, const CallOptions& options, std::string id,
+              std::function<void(absl::StatusOr<Response>)> callback)
+        : connection(owner),
+          attempts(owner->options_.retry, options.timeout.value_or(owner->options_.timeout), owner->runtime_.get()),
+          request(std::move(message)),
+          request_id(std::move(id)),
+          done(std::move(callback)) {}
+
+    void Attempt() {
+      context = std::make_unique<grpc::ClientContext>();
+      response = Response();
+      SetTimeLeft(attempts.Begin(), context.get());
+      connection->stub_.CallAsync(
+          context.get(), &request, &response,
+          [self = this->shared_from_this()](const grpc::Status& status) { self->Ended(status); });
+    }
+
+    void Ended(const grpc::Status& status) {
+      if (status.ok()) {
+        Finish(std::move(response));
+      } else if (const std::optional<absl::Duration> pause = attempts.PauseAfter(status)) {
+        connection->runtime_->After(*pause, [self = this->shared_from_this()] { self->Attempt(); });
+      } else {
+        Finish(connection->Failure(status, attempts, request_id));
+      }
+    }
+
+    // What the caller's function holds is released before the connection may go, in case it refers to it.
+    void Finish(absl::StatusOr<Response> result) {
+      std::exchange(done, nullptr)(std::move(result));
+      connection->RemovePending();
+    }
+
+    Connection* const connection;
+    Attempts attempts;
+    const Request request;
+    const std::string request_id;
+    std::function<void(absl::StatusOr<Response>)> done;
+    std::unique_ptr<grpc::ClientContext> context;
+    Response response;
+  };
+
+  static void SetTimeLeft(absl::Duration left, grpc::ClientContext* context);
+  absl::Status Failure(const grpc::Status& status, const Attempts& attempts, absl::string_view request_id) const;
+  void AddPending();
+  void RemovePending();
+
+  const std::string target_;
+  const ClientOptions options_;
+  const std::shared_ptr<Runtime> runtime_;
+  Stub stub_;
+
+  std::mutex mutex_;
+  std::condition_variable idle_;
+  int64_t pending_ = 0;  // Guarded by mutex_.
+};
+
+}  // namespace normd::internal
+
+#endif  // NORMD_CLIENT_CPP_SRC_CONNECTION_H_

@@ -1,0 +1,42 @@
+#ifndef NORMD_CLIENT_CPP_SRC_CONVERT_H_
+#define NORMD_CLIENT_CPP_SRC_CONVERT_H_
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "normd/client.h"
+#include "normd/layer.h"
+#include "normd/tensor.h"
+#include "normd/v1/layer_service.pb.h"
+#include "normd/v1/normalization_service.pb.h"
+
+// Values of the SDK <-> API messages. What takes a message by pointer moves its bytes out and leaves it unspecified.
+namespace normd::internal {
+
+v1::LayerConfig ToProto(const LayerConfig& config);
+v1::LayerState ToProto(const LayerState& state);
+v1::Sgd ToProto(const Sgd& sgd);
+v1::Adam ToProto(const Adam& adam);
+
+LayerConfig FromProto(const v1::LayerConfig& config);
+LayerState FromProto(const v1::LayerState& state);
+Layer FromProto(const v1::Layer& layer);
+
+// INVALID_ARGUMENT, naming the layer and `what` (x, dy, y): a negative extent, extents whose product overflows, or data
+// of another length than the shape asks for. RESOURCE_EXHAUSTED: more than one message can carry.
+absl::Status CheckTensor(absl::string_view layer, absl::string_view what, const TensorView& tensor);
+// RESOURCE_EXHAUSTED: the two do not fit one message together.
+absl::Status CheckTogether(absl::string_view layer, const TensorView& x, const TensorView& dy);
+// REQUIRES CheckTensor to be OK. Copies the data once.
+void SetTensor(const TensorView& tensor, v1::Tensor* out);
+// INTERNAL: the server's tensor does not fit itself.
+absl::StatusOr<Tensor> TakeTensor(v1::Tensor* tensor);
+
+absl::StatusOr<TrainStepResult> Take(v1::TrainStepResponse* response);
+absl::StatusOr<InferResult> Take(v1::InferResponse* response);
+absl::StatusOr<InferResult> Take(v1::DenormalizeResponse* response);
+absl::StatusOr<BackwardResult> Take(v1::BackwardResponse* response);
+
+}  // namespace normd::internal
+
+#endif  // NORMD_CLIENT_CPP_SRC_CONVERT_H_

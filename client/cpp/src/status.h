@@ -1,0 +1,29 @@
+#ifndef NORMD_CLIENT_CPP_SRC_STATUS_H_
+#define NORMD_CLIENT_CPP_SRC_STATUS_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "grpcpp/support/status.h"
+
+namespace normd::internal {
+
+// What the text of a failed call tells beside the server's own words.
+struct CallFacts {
+  absl::string_view target;
+  int attempts = 0;
+  absl::Duration timeout;
+  // Empty when the call has none.
+  absl::string_view request_id;
+};
+
+// The same code and text. Where the server has not said anything itself (UNAVAILABLE, DEADLINE_EXCEEDED), the text
+// names the target, the attempts or the timeout, and the request_id that a repetition needs. google.rpc.Status details
+// become the payload "type.googleapis.com/google.rpc.Status", serialized as they came.
+absl::Status ToAbslStatus(const grpc::Status& status, const CallFacts& facts);
+
+}  // namespace normd::internal
+
+#endif  // NORMD_CLIENT_CPP_SRC_STATUS_H_

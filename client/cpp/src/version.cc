@@ -1,0 +1,7 @@
+#include "normd/version.h"
+
+namespace normd {
+
+absl::string_view Version() { return NORMD_VERSION; }
+
+}  // namespace normd
