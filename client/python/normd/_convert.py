@@ -1,0 +1,157 @@
+"""NumPy arrays and our values <-> messages of normd.v1."""
+
+from __future__ import annotations
+
+import datetime
+from typing import Any, Iterable, Optional, Sequence, Union
+
+import numpy as np
+
+# The generated modules and protobuf carry no type hints that strict mypy accepts.
+from normd.v1 import normalization_service_pb2, resources_pb2, tensor_pb2  # type: ignore[import]
+from normd.types import (Adam, Averaging, Float64Array, FloatArray, Int64Array, Layer, LayerConfig,
+                         LayerState, Layout, NonFinitePolicy, Optimizer, SGD, TrainingStatistics, VarianceEstimator)
+
+_DTYPES: dict[np.dtype[Any], int] = {np.dtype("<f4"): tensor_pb2.DATA_TYPE_FLOAT32, np.dtype("<f8"): tensor_pb2.DATA_TYPE_FLOAT64}
+_NUMPY_DTYPES: dict[int, np.dtype[Any]] = {value: key for key, value in _DTYPES.items()}
+_LAYOUTS = {"channels_first": tensor_pb2.LAYOUT_CHANNELS_FIRST, "channels_last": tensor_pb2.LAYOUT_CHANNELS_LAST}
+_ENUMS = {"averaging": Averaging, "running_var_estimator": VarianceEstimator,
+          "normalize_training_with": TrainingStatistics, "non_finite_policy": NonFinitePolicy}
+SETTINGS = ("eps", "averaging", "update_weight", "running_var_estimator", "normalize_training_with", "affine",
+            "track_running_stats", "clip", "non_finite_policy")
+
+# One value per channel, in any form that NumPy reads.
+PerChannel = Union[Sequence[float], FloatArray]
+
+
+def to_tensor(array: Any, layout: Layout, what: str) -> Any:
+    """A Tensor message. Elements are copied once, in row-major order; `what` names the array in error messages."""
+    values = np.asarray(array)
+    dtype = values.dtype.newbyteorder("<")
+    if dtype not in _DTYPES:
+        raise TypeError(f"{what} has dtype {values.dtype}, want float32 or float64: convert it with .astype()")
+    if layout not in _LAYOUTS:
+        raise ValueError(f"layout is {layout!r}, want 'channels_first' or 'channels_last'")
+    return tensor_pb2.Tensor(dtype=_DTYPES[dtype], shape=values.shape, layout=_LAYOUTS[layout],
+                             data=values.astype(dtype, copy=False).tobytes())
+
+
+def to_array(tensor: Any) -> FloatArray:
+    """A writable array of its own."""
+    dtype = _NUMPY_DTYPES[tensor.dtype]
+    array: FloatArray = np.frombuffer(tensor.data, dtype).reshape(tuple(tensor.shape))
+    return array.astype(dtype.newbyteorder("="), copy=True)
+
+
+def per_channel(values: Iterable[float]) -> Float64Array:
+    """A repeated double field as an array of its own."""
+    return np.array(values, np.float64)
+
+
+def indices(values: Iterable[int]) -> Int64Array:
+    """A repeated int64 field as an array of its own."""
+    return np.array(values, np.int64)
+
+
+def to_doubles(values: Optional[PerChannel], what: str) -> Optional[Float64Array]:
+    """One value per channel for a repeated double field; None stays None."""
+    if values is None:
+        return None
+    array = np.asarray(values)
+    if array.ndim != 1 or not (array.size == 0 or np.issubdtype(array.dtype, np.number)):
+        raise ValueError(f"{what} has shape {array.shape} and dtype {array.dtype}, want one number per channel")
+    return array.astype(np.float64)
+
+
+def to_config(num_channels: Optional[int], settings: dict[str, Any]) -> Any:
+    """A LayerConfig message. Enums are given as members or as their names in any case."""
+    config = resources_pb2.LayerConfig()
+    if num_channels is not None:
+        config.num_channels = num_channels
+    for name, value in settings.items():
+        if name not in SETTINGS:
+            raise TypeError(f"unknown setting {name!r}, want one of: {', '.join(SETTINGS)}")
+        if value is None:
+            continue
+        if name in _ENUMS:
+            value = to_enum(name, value)
+        setattr(config, name, value)
+    return config
+
+
+def to_enum(name: str, value: Any) -> int:
+    """The enum value of a setting, from a member or a name."""
+    kind = _ENUMS[name]
+    if isinstance(value, str):
+        try:
+            return int(kind[value.upper()])
+        except KeyError:
+            pass
+    elif isinstance(value, kind):
+        return int(value)
+    raise ValueError(f"{name} is {value!r}, want one of: {', '.join(member.name.lower() for member in kind)}")
+
+
+def from_config(config: Any) -> LayerConfig:
+    """A LayerConfig of ours."""
+    return LayerConfig(
+        num_channels=config.num_channels,
+        eps=config.eps,
+        averaging=Averaging(config.averaging),
+        update_weight=config.update_weight if config.HasField("update_weight") else None,
+        running_var_estimator=VarianceEstimator(config.running_var_estimator),
+        normalize_training_with=TrainingStatistics(config.normalize_training_with),
+        affine=config.affine,
+        track_running_stats=config.track_running_stats,
+        clip=config.clip if config.HasField("clip") else None,
+        non_finite_policy=NonFinitePolicy(config.non_finite_policy))
+
+
+def to_state(state: LayerState) -> Any:
+    """A LayerState message."""
+    return resources_pb2.LayerState(
+        running_mean=to_doubles(state.running_mean, "running_mean"),
+        running_var=to_doubles(state.running_var, "running_var"),
+        sample_count=to_doubles(state.sample_count, "sample_count"),
+        num_batches_tracked=state.num_batches_tracked,
+        skipped_batches=[int(count) for count in state.skipped_batches],
+        gamma=to_doubles(state.gamma, "gamma"),
+        beta=to_doubles(state.beta, "beta"))
+
+
+def from_state(state: Any) -> LayerState:
+    """A LayerState of ours."""
+    return LayerState(
+        running_mean=per_channel(state.running_mean),
+        running_var=per_channel(state.running_var),
+        sample_count=per_channel(state.sample_count),
+        num_batches_tracked=state.num_batches_tracked,
+        skipped_batches=indices(state.skipped_batches),
+        gamma=per_channel(state.gamma),
+        beta=per_channel(state.beta))
+
+
+def from_layer(layer: Any) -> Layer:
+    """A Layer of ours."""
+    return Layer(
+        name=layer.name, uid=layer.uid, preset=layer.preset, config=from_config(layer.config),
+        state=from_state(layer.state) if layer.HasField("state") else None,
+        version=layer.version, content_hash=layer.content_hash, etag=layer.etag,
+        create_time=layer.create_time.ToDatetime(datetime.timezone.utc),
+        update_time=layer.update_time.ToDatetime(datetime.timezone.utc))
+
+
+def set_optimizer(request: Any, optimizer: Optional[Optimizer]) -> None:
+    """Fills BackwardRequest.optimizer."""
+    if optimizer is None:
+        return
+    if isinstance(optimizer, SGD):
+        request.sgd.CopyFrom(normalization_service_pb2.Sgd(
+            learning_rate=optimizer.learning_rate, momentum=optimizer.momentum, dampening=optimizer.dampening,
+            nesterov=optimizer.nesterov, weight_decay=optimizer.weight_decay))
+    elif isinstance(optimizer, Adam):
+        request.adam.CopyFrom(normalization_service_pb2.Adam(
+            learning_rate=optimizer.learning_rate, beta1=optimizer.beta1, beta2=optimizer.beta2, eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay, decoupled_weight_decay=optimizer.decoupled_weight_decay))
+    else:
+        raise TypeError(f"optimizer is {optimizer!r}, want normd.SGD, normd.Adam or normd.AdamW")

@@ -1,0 +1,280 @@
+"""The client: one method per call of the API."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Any, Callable, Iterator, Optional, Union
+
+from google.protobuf.field_mask_pb2 import FieldMask  # type: ignore[import]
+
+from normd import _convert
+from normd._connection import Connection, check_timeout
+from normd._convert import PerChannel
+from normd.presets import Preset
+from normd.types import (BackwardResult, DenormalizeResult, FloatArray, InferResult, Layer, LayerState, Layout,
+                         Optimizer, RetryPolicy, TrainStepResult)
+from normd.v1 import (layer_service_pb2, layer_service_pb2_grpc,  # type: ignore[import]
+                      normalization_service_pb2, normalization_service_pb2_grpc, resources_pb2)
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+
+
+class Client:
+    """A connection to a normd server. Thread-safe: make one and share it. Use it in `with`, or close() it.
+
+    Arrays are float32 or float64 of rank 2 to 8, with any strides; another dtype is a TypeError, since nothing is cast
+    unasked. C is the layer's num_channels, on dimension 1 (layout "channels_first") or the last one
+    ("channels_last"). What a call returns is a new, writable array.
+
+    Every method raises normd.Error, whose subclasses tell the codes apart: NotFoundError for a layer that does not
+    exist, InvalidArgumentError for what does not fit it (nothing has changed then), UnavailableError for a server that
+    cannot be reached. A call that fails with UNAVAILABLE is repeated as `retry` says; mutations carry a request_id, so
+    the server does them once. Give your own request_id to make a call idempotent across restarts of your program.
+
+    A client must not be used on both sides of a fork: make one in each process. Pickling and copying a client give a
+    new connection to the same server (pickle), or the same client (copy, deepcopy).
+
+    Args:
+        target: "host:port", or "unix:/path/to/socket". The first call connects.
+        timeout: seconds for a call that sets none of its own, counting all attempts and pauses together.
+        retry: when to try again.
+        max_message_bytes: largest message to send and receive; the server has a limit of its own.
+        sleep: used between attempts; for tests.
+    """
+
+    def __init__(self, target: str = DEFAULT_TARGET, *, timeout: float = 30.0, retry: RetryPolicy = RetryPolicy(),
+                 max_message_bytes: int = 1 << 30, sleep: Callable[[float], None] = time.sleep) -> None:
+        self._settings = {"target": target, "timeout": check_timeout(timeout, timeout), "retry": retry,
+                          "max_message_bytes": max_message_bytes}
+        self._timeout = timeout
+        self._connection = Connection(target, retry, max_message_bytes, sleep)
+        self._layers = layer_service_pb2_grpc.LayerServiceStub(self._connection.channel)
+        self._work = normalization_service_pb2_grpc.NormalizationServiceStub(self._connection.channel)
+
+    @property
+    def target(self) -> str:
+        """Where the server is."""
+        return str(self._settings["target"])
+
+    def close(self) -> None:
+        """Ends the connection; calls under way fail with CANCELLED. May be called again."""
+        self._connection.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"normd.Client({self.target!r})"
+
+    def __copy__(self) -> Client:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Client:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[..., Client], tuple[dict[str, Any]]]:
+        return _connect, (self._settings,)
+
+    # The life of layers.
+
+    def create_layer(self, name: str, num_channels: int, preset: Union[str, Preset] = "reference", *,
+                     initial_state: Optional[LayerState] = None, request_id: Optional[str] = None,
+                     timeout: Optional[float] = None, **settings: Any) -> Layer:
+        """Creates a layer.
+
+        Args:
+            name: dotted path, such as "resnet50.layer1.0.bn1": segments of letters, digits, _ and -.
+            num_channels: C.
+            preset: fills in the settings: reference, pytorch, keras, keras_fused, flax, haiku, standard_scaler,
+                rl_observation, or what a function of normd.presets returns.
+            initial_state: running statistics, gamma and beta to start with.
+            settings: fields of LayerConfig that differ from the preset: eps, averaging, update_weight,
+                running_var_estimator, normalize_training_with, affine, track_running_stats, clip, non_finite_policy.
+
+        Raises:
+            AlreadyExistsError: the name is taken.
+        """
+        if isinstance(preset, Preset):
+            settings = {**preset.settings, **settings}
+            preset = preset.name
+        request = layer_service_pb2.CreateLayerRequest(
+            name=name, config=_convert.to_config(num_channels, settings), preset=preset,
+            initial_state=None if initial_state is None else _convert.to_state(initial_state),
+            request_id=_request_id(request_id))
+        return _convert.from_layer(self._call(self._layers.CreateLayer, request, timeout).layer)
+
+    def get_layer(self, name: str, *, with_state: bool = True, timeout: Optional[float] = None) -> Layer:
+        """Reads a layer, with what it has learned (with_state)."""
+        request = layer_service_pb2.GetLayerRequest(name=name, view=_view(with_state))
+        return _convert.from_layer(self._call(self._layers.GetLayer, request, timeout).layer)
+
+    def get_layer_if_newer(self, name: str, version: int, *, timeout: Optional[float] = None) -> Optional[Layer]:
+        """Reads a layer with its state if its version is above `version`; None if it is not."""
+        request = layer_service_pb2.GetLayerRequest(name=name, view=_view(True), if_newer_than=version)
+        response = self._call(self._layers.GetLayer, request, timeout)
+        return None if response.not_modified else _convert.from_layer(response.layer)
+
+    def list_layers(self, prefix: str = "", *, with_state: bool = False, page_size: int = 100,
+                    timeout: Optional[float] = None) -> Iterator[Layer]:
+        """The layers whose name starts with `prefix`, by name in byte order. Asks for a page at a time, when needed."""
+        token = ""
+        while True:
+            request = layer_service_pb2.ListLayersRequest(prefix=prefix, page_size=page_size, page_token=token,
+                                                          view=_view(with_state))
+            response = self._call(self._layers.ListLayers, request, timeout)
+            for layer in response.layers:
+                yield _convert.from_layer(layer)
+            token = response.next_page_token
+            if not token:
+                return
+
+    def update_layer(self, name: str, *, etag: str = "", request_id: Optional[str] = None,
+                     timeout: Optional[float] = None, **settings: Any) -> Layer:
+        """Changes settings: eps, update_weight, normalize_training_with, clip (None: no bound), non_finite_policy.
+
+        Raises:
+            AbortedError: `etag` (Layer.etag) is given, and the settings have changed since.
+            FailedPreconditionError: the setting is immutable.
+        """
+        request = layer_service_pb2.UpdateLayerRequest(
+            name=name, config=_convert.to_config(None, settings), update_mask=FieldMask(paths=list(settings)),
+            etag=etag, request_id=_request_id(request_id))
+        return _convert.from_layer(self._call(self._layers.UpdateLayer, request, timeout).layer)
+
+    def delete_layer(self, name: str, *, etag: str = "", request_id: Optional[str] = None,
+                     timeout: Optional[float] = None) -> None:
+        """Deletes a layer and what it has learned."""
+        request = layer_service_pb2.DeleteLayerRequest(name=name, etag=etag, request_id=_request_id(request_id))
+        self._call(self._layers.DeleteLayer, request, timeout)
+
+    def reset_statistics(self, name: str, *, expected_version: int = 0, request_id: Optional[str] = None,
+                         timeout: Optional[float] = None) -> Layer:
+        """Sets running statistics and counters back to their start; gamma and beta stay.
+
+        Raises:
+            AbortedError: `expected_version` is given, and the layer has changed since.
+        """
+        request = layer_service_pb2.ResetStatisticsRequest(name=name, expected_version=expected_version,
+                                                           request_id=_request_id(request_id))
+        return _convert.from_layer(self._call(self._layers.ResetStatistics, request, timeout).layer)
+
+    def set_state(self, name: str, state: LayerState, *, expected_version: int = 0, reset_optimizer: bool = False,
+                  request_id: Optional[str] = None, timeout: Optional[float] = None) -> Layer:
+        """Overwrites the parts of the state that are not empty, all in one step.
+
+        running_mean and running_var go together, and bring sample_count and num_batches_tracked with them (0 if not
+        given); gamma and beta go together.
+        """
+        request = layer_service_pb2.SetStateRequest(
+            name=name, state=_convert.to_state(state), expected_version=expected_version,
+            reset_optimizer=reset_optimizer, request_id=_request_id(request_id))
+        return _convert.from_layer(self._call(self._layers.SetState, request, timeout).layer)
+
+    # The work of layers.
+
+    def train_step(self, layer: str, x: FloatArray, *, layout: Layout = "channels_first",
+                   gamma: Optional[PerChannel] = None, beta: Optional[PerChannel] = None, omit_output: bool = False,
+                   skip_update: bool = False, request_id: Optional[str] = None,
+                   timeout: Optional[float] = None) -> TrainStepResult:
+        """Normalizes a batch in training mode and folds its statistics into the layer, in one atomic step.
+
+        Args:
+            x: (N, C, ...) or, with layout "channels_last", (N, ..., C).
+            gamma, beta: new values of the layer's, shape (C,), stored in the same step; both or neither.
+            omit_output: do not return y.
+            skip_update: normalize, but store nothing.
+
+        Raises:
+            InvalidArgumentError: also for NaN or infinity (non_finite_policy REJECT), and for one value per channel
+                where running_var divides by n - 1.
+        """
+        request = normalization_service_pb2.TrainStepRequest(
+            layer=layer, x=_convert.to_tensor(x, layout, "x"), gamma=_convert.to_doubles(gamma, "gamma"),
+            beta=_convert.to_doubles(beta, "beta"), omit_output=omit_output, skip_update=skip_update,
+            request_id=_request_id(request_id))
+        answer = self._call(self._work.TrainStep, request, timeout)
+        return TrainStepResult(
+            y=_convert.to_array(answer.y) if answer.HasField("y") else None,
+            batch_mean=_convert.per_channel(answer.batch_mean), batch_var=_convert.per_channel(answer.batch_var),
+            version=answer.version, content_hash=answer.content_hash, num_batches_tracked=answer.num_batches_tracked,
+            skipped_channels=_convert.indices(answer.skipped_channels), replayed=answer.replayed)
+
+    def infer(self, layer: str, x: FloatArray, *, layout: Layout = "channels_first", version: int = 0,
+              timeout: Optional[float] = None) -> InferResult:
+        """Normalizes x, (N, C, ...), with the running statistics. Changes nothing.
+
+        Raises:
+            FailedPreconditionError: `version` is given, and the layer is at another one.
+        """
+        request = normalization_service_pb2.InferRequest(layer=layer, x=_convert.to_tensor(x, layout, "x"),
+                                                         version=version)
+        answer = self._call(self._work.Infer, request, timeout)
+        return InferResult(y=_convert.to_array(answer.y), version=answer.version, content_hash=answer.content_hash)
+
+    def denormalize(self, layer: str, y: FloatArray, *, layout: Layout = "channels_first", version: int = 0,
+                    timeout: Optional[float] = None) -> DenormalizeResult:
+        """The inverse of infer: x = (y - beta) / (gamma * inv_std) + mean. Changes nothing.
+
+        Raises:
+            FailedPreconditionError: a gamma is 0, or the layer keeps no running statistics, or is at another version.
+        """
+        request = normalization_service_pb2.DenormalizeRequest(layer=layer, y=_convert.to_tensor(y, layout, "y"),
+                                                               version=version)
+        answer = self._call(self._work.Denormalize, request, timeout)
+        return DenormalizeResult(x=_convert.to_array(answer.x), version=answer.version,
+                                 content_hash=answer.content_hash)
+
+    def backward(self, layer: str, x: FloatArray, dy: FloatArray, *, layout: Layout = "channels_first",
+                 batch_mean: Optional[PerChannel] = None, batch_var: Optional[PerChannel] = None,
+                 frozen: bool = False, gamma: Optional[PerChannel] = None, optimizer: Optional[Optimizer] = None,
+                 omit_dx: bool = False, version: int = 0, request_id: Optional[str] = None,
+                 timeout: Optional[float] = None) -> BackwardResult:
+        """Gradients of x, gamma and beta; with an optimizer, also its step on the layer's gamma and beta.
+
+        Args:
+            x: what the forward pass was given.
+            dy: gradient of the loss by y, with x's dtype and shape.
+            batch_mean, batch_var: as train_step returned them; not with `frozen`.
+            frozen: differentiate infer instead of train_step: the running statistics are constants.
+            gamma: that of the forward pass, if the layer's may have changed since, shape (C,).
+            optimizer: normd.SGD, normd.Adam or normd.AdamW.
+            omit_dx: do not return dx.
+            version: with `frozen`, the version that infer answered with; 0: the newest.
+
+        Raises:
+            FailedPreconditionError: the layer's output in this mode does not come from these statistics, or it is at
+                another version.
+        """
+        modes = normalization_service_pb2
+        request = normalization_service_pb2.BackwardRequest(
+            layer=layer, x=_convert.to_tensor(x, layout, "x"), dy=_convert.to_tensor(dy, layout, "dy"),
+            mode=modes.BACKWARD_MODE_FROZEN if frozen else modes.BACKWARD_MODE_TRAINING,
+            batch_mean=_convert.to_doubles(batch_mean, "batch_mean"),
+            batch_var=_convert.to_doubles(batch_var, "batch_var"), gamma=_convert.to_doubles(gamma, "gamma"),
+            omit_dx=omit_dx, version=version, request_id=_request_id(request_id))
+        _convert.set_optimizer(request, optimizer)
+        answer = self._call(self._work.Backward, request, timeout)
+        return BackwardResult(
+            dx=_convert.to_array(answer.dx) if answer.HasField("dx") else None,
+            dgamma=_convert.per_channel(answer.dgamma), dbeta=_convert.per_channel(answer.dbeta),
+            gamma=_convert.per_channel(answer.gamma), beta=_convert.per_channel(answer.beta),
+            version=answer.version, content_hash=answer.content_hash, replayed=answer.replayed)
+
+    def _call(self, method: Callable[..., Any], request: Any, timeout: Optional[float]) -> Any:
+        return self._connection.call(method, request, check_timeout(timeout, self._timeout))
+
+
+def _connect(settings: dict[str, Any]) -> Client:
+    return Client(**settings)
+
+
+def _request_id(given: Optional[str]) -> str:
+    return str(uuid.uuid4()) if given is None else given
+
+
+def _view(with_state: bool) -> int:
+    return int(resources_pb2.LAYER_VIEW_STATE if with_state else resources_pb2.LAYER_VIEW_CONFIG)
