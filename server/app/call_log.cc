@@ -1,0 +1,24 @@
+#include "server/app/call_log.h"
+
+#include "absl/status/status.h"
+
+namespace normd::app {
+
+void CallLog::OnCall(const service::CallRecord& record) {
+  const absl::StatusCode code = record.status.code();
+  const bool our_fault =
+      code == absl::StatusCode::kInternal || code == absl::StatusCode::kUnknown || code == absl::StatusCode::kDataLoss;
+  const LogLevel level = our_fault ? LogLevel::kError : LogLevel::kDebug;
+  if (!logger_->Enabled(level)) return;
+  logger_->Log(level, "call",
+               {{"method", record.method},
+                {"layer", record.layer},
+                {"code", absl::StatusCodeToString(code)},
+                {"error", record.status.message()},
+                {"duration_ms", absl::ToDoubleMilliseconds(record.duration)},
+                {"request_bytes", record.request.ByteSizeLong()},
+                {"response_bytes", record.status.ok() ? record.response.ByteSizeLong() : 0},
+                {"peer", record.context.peer()}});
+}
+
+}  // namespace normd::app

@@ -1,0 +1,98 @@
+#include "server/app/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <limits>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "server/app/listen_address.h"
+
+namespace normd::app {
+namespace {
+
+// protobuf counts the bytes of a message in an int.
+constexpr int64_t kMaxMessageBytes = std::numeric_limits<int32_t>::max();
+
+// What a health check dials when it is told nothing: a way in to the server that the same flags start.
+std::string DefaultHealthAddress(const ServerOptions& options) {
+  if (!options.unix_socket.empty()) return absl::StrCat("unix:", options.unix_socket);
+  absl::StatusOr<HostPort> address = ParseHostPort(options.listen);
+  if (!address.ok()) return options.listen;
+  if (address->host == "0.0.0.0") address->host = "127.0.0.1";
+  if (address->host == "::") address->host = "::1";
+  return JoinHostPort(*address);
+}
+
+// An empty string unless `address` may be given to --listen.
+std::string CheckListen(const std::string& address) {
+  return address.empty() ? "" : std::string(ParseHostPort(address).status().message());
+}
+
+}  // namespace
+
+absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
+  CommandLine result;
+  ServerOptions& server = result.server;
+  std::string log_level = "info";
+  std::string log_format = "text";
+  double drain_timeout_s = absl::ToDoubleSeconds(result.drain_timeout);
+
+  CLI::App app("normd: shared, versioned normalization layers over gRPC", "normd");
+  app.option_defaults()->always_capture_default();
+  app.add_option("--listen", server.listen, "HOST:PORT to listen on; port 0 picks a free one; \"\" turns TCP off")
+      ->check(CLI::Validator(CheckListen, "HOST:PORT"));
+  app.add_option("--unix-socket", server.unix_socket, "Path of a Unix socket to listen on as well")->type_name("PATH");
+  app.add_option("--log-level", log_level, "Least important lines to log; debug has one line per call")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+  app.add_option("--log-format", log_format, "Form of the log lines on stderr")->check(CLI::IsMember({"text", "json"}));
+  app.add_option("--drain-timeout", drain_timeout_s, "Seconds that running calls get after SIGTERM or SIGINT")
+      ->check(CLI::Range(0.0, 86400.0));
+  app.add_option("--max-message-bytes", server.max_message_bytes, "Largest request; larger ones get RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(int64_t{1024}, kMaxMessageBytes));
+  app.add_option("--max-layers", server.limits.max_layers, "Most layers; more get RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(int64_t{1}, int64_t{1'000'000'000}));
+  app.add_option("--max-channels", server.limits.max_channels, "Most channels of one layer")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 27));
+  app.add_option("--threads", server.threads,
+                 "Cores that one large tensor may use; 0: what the affinity mask and the cgroup quota allow")
+      ->check(CLI::Range(0, 1024));
+  app.set_config("--config", "", "TOML file with these names and values; flags win over it", false)
+      ->configurable(false)
+      ->type_name("FILE");
+  app.allow_config_extras(CLI::config_extras_mode::error);
+  app.set_version_flag("--version", "normd " NORMD_VERSION)->configurable(false);
+  CLI::Option* healthcheck =
+      app.add_option("--healthcheck", result.health_address,
+                     "Ask a running server whether it serves, and exit 0 or 1; default: the one that these flags start")
+          ->expected(0, 1)
+          ->configurable(false)
+          ->type_name("[ADDRESS]");
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    result.action = CommandLine::Action::kPrint;
+    result.text = app.help();
+    return result;
+  } catch (const CLI::CallForVersion&) {
+    result.action = CommandLine::Action::kPrint;
+    result.text = absl::StrCat("normd ", NORMD_VERSION, "\n");
+    return result;
+  } catch (const CLI::Error& e) {
+    return absl::InvalidArgumentError(absl::StrReplaceAll(e.what(), {{"\n", " "}}));
+  }
+
+  result.log_level = ParseLogLevel(log_level).value();
+  result.log_format = log_format == "json" ? LogFormat::kJson : LogFormat::kText;
+  result.drain_timeout = absl::Seconds(drain_timeout_s);
+  if (healthcheck->count() > 0) {
+    result.action = CommandLine::Action::kCheckHealth;
+    if (result.health_address.empty()) result.health_address = DefaultHealthAddress(server);
+  }
+  return result;
+}
+
+}  // namespace normd::app

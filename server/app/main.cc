@@ -1,0 +1,77 @@
+#include <malloc.h>
+
+#include <cstdio>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "server/app/command_line.h"
+#include "server/app/grpc_log.h"
+#include "server/app/health_check.h"
+#include "server/app/logger.h"
+#include "server/app/server.h"
+#include "server/app/stop_signals.h"
+
+namespace normd::app {
+namespace {
+
+// A message of some megabytes that is mapped afresh costs ten times the copy in page faults. So memory that was freed
+// stays with the process, for the next message.
+void KeepFreedMemory() {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, 2147483647);
+  mallopt(M_TOP_PAD, 64 << 20);
+}
+
+int CheckHealthAndReport(const CommandLine& command) {
+  const absl::Status status = CheckHealth(command.health_address, absl::Seconds(3));
+  if (status.ok()) {
+    std::printf("normd: %s: SERVING\n", command.health_address.c_str());
+    return 0;
+  }
+  std::fprintf(stderr, "normd: not healthy: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+int Serve(const CommandLine& command) {
+  KeepFreedMemory();
+  StopSignals signals;
+  // Never freed: gRPC's threads may log until the very end.
+  Logger* const logger = new Logger(command.log_level, command.log_format);
+  absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(command.server, logger);
+  if (!server.ok()) {
+    logger->Log(LogLevel::kError, server.status().message());
+    return 1;
+  }
+  SendGrpcLogTo(logger);
+  for (const std::string& address : (*server)->addresses()) std::printf("normd listening on %s\n", address.c_str());
+  std::fflush(stdout);
+
+  const int signal = signals.Wait();
+  logger->Log(LogLevel::kInfo, "signal received", {{"signal", signal}});
+  signals.RunUnlessSignalled([&] { (*server)->Shutdown(command.drain_timeout); });
+  return 0;
+}
+
+}  // namespace
+}  // namespace normd::app
+
+int main(int argc, char** argv) {
+  using normd::app::CommandLine;
+  // Until it serves, what goes wrong is said once, by normd itself.
+  normd::app::SilenceGrpcLog();
+  const absl::StatusOr<CommandLine> command = normd::app::ParseCommandLine(argc, argv);
+  if (!command.ok()) {
+    std::fprintf(stderr, "normd: %s\n", std::string(command.status().message()).c_str());
+    return 1;
+  }
+  switch (command->action) {
+    case CommandLine::Action::kPrint:
+      std::fputs(command->text.c_str(), stdout);
+      return 0;
+    case CommandLine::Action::kCheckHealth:
+      return normd::app::CheckHealthAndReport(*command);
+    case CommandLine::Action::kServe:
+      return normd::app::Serve(*command);
+  }
+  return 1;
+}

@@ -1,0 +1,104 @@
+#include "server/app/server.h"
+
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server_builder.h>
+
+#include <chrono>
+#include <cstddef>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "server/app/listen_address.h"
+#include "server/base/clock.h"
+#include "server/kernels/parallelism.h"
+
+namespace normd::app {
+namespace {
+
+// gRPC keeps these switches per process, to be set before the first server.
+void EnableStandardServices() {
+  static const bool once = [] {
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    return true;
+  }();
+  static_cast<void>(once);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Logger* logger) {
+  EnableStandardServices();
+  const int cores = options.threads > 0 ? options.threads : kernels::AvailableCores();
+  std::unique_ptr<Server> server(new Server(options, cores, logger));
+  if (absl::Status status = server->Listen(options); !status.ok()) return status;
+  for (const std::string& address : server->addresses_) {
+    logger->Log(LogLevel::kInfo, "listening", {{"address", address}, {"threads", cores}});
+  }
+  return server;
+}
+
+Server::Server(const ServerOptions& options, int cores, Logger* logger)
+    : logger_(logger),
+      call_log_(logger),
+      registry_(options.limits, base::Clock::System()),
+      compute_thread_(static_cast<std::size_t>(options.max_waiting_calls)),
+      layer_service_(&registry_, &call_log_),
+      normalization_service_(&registry_, &compute_thread_, cores, &call_log_) {}
+
+Server::~Server() {
+  if (grpc_server_ != nullptr) Shutdown(absl::ZeroDuration());
+}
+
+absl::Status Server::Listen(const ServerOptions& options) {
+  if (options.listen.empty() && options.unix_socket.empty()) {
+    return absl::InvalidArgumentError("nothing to listen on: listen is empty and unix-socket is not set");
+  }
+  grpc::ServerBuilder builder;
+  // By default a second server would share the port, and each would get some of the calls.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
+  builder.SetMaxSendMessageSize(-1);
+  HostPort tcp;
+  int tcp_port = 0;
+  if (!options.listen.empty()) {
+    absl::StatusOr<HostPort> parsed = ParseHostPort(options.listen);
+    if (!parsed.ok()) return absl::InvalidArgumentError(absl::StrCat("listen: ", parsed.status().message()));
+    tcp = *std::move(parsed);
+    builder.AddListeningPort(JoinHostPort(tcp), grpc::InsecureServerCredentials(), &tcp_port);
+  }
+  int unix_port = 0;
+  if (!options.unix_socket.empty()) {
+    // Before gRPC looks: it would take the path away from a server that lives.
+    if (absl::Status status = RemoveStaleSocket(options.unix_socket); !status.ok()) return status;
+    builder.AddListeningPort(absl::StrCat("unix:", options.unix_socket), grpc::InsecureServerCredentials(), &unix_port);
+  }
+  builder.RegisterService(&layer_service_);
+  builder.RegisterService(&normalization_service_);
+  grpc_server_ = builder.BuildAndStart();
+  if (grpc_server_ == nullptr) {
+    // gRPC stops at the first address that fails.
+    const bool tcp_failed = !options.listen.empty() && tcp_port == 0;
+    return tcp_failed ? WhyNotTcp(tcp) : WhyNotUnix(options.unix_socket);
+  }
+  grpc::HealthCheckServiceInterface* health = grpc_server_->GetHealthCheckService();
+  health->SetServingStatus(v1::LayerService::service_full_name(), true);
+  health->SetServingStatus(v1::NormalizationService::service_full_name(), true);
+  if (!options.listen.empty()) addresses_.push_back(JoinHostPort({tcp.host, tcp_port}));
+  if (!options.unix_socket.empty()) addresses_.push_back(absl::StrCat("unix:", options.unix_socket));
+  return absl::OkStatus();
+}
+
+void Server::Shutdown(absl::Duration drain_timeout) {
+  logger_->Log(LogLevel::kInfo, "stopping", {{"drain_timeout_s", absl::ToDoubleSeconds(drain_timeout)}});
+  grpc_server_->GetHealthCheckService()->Shutdown();
+  grpc_server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(drain_timeout));
+  grpc_server_->Wait();
+  grpc_server_.reset();  // Waits for handlers that still run.
+  logger_->Log(LogLevel::kInfo, "stopped");
+}
+
+}  // namespace normd::app

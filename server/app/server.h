@@ -1,0 +1,71 @@
+#ifndef NORMD_SERVER_APP_SERVER_H_
+#define NORMD_SERVER_APP_SERVER_H_
+
+#include <grpcpp/server.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/app/call_log.h"
+#include "server/app/logger.h"
+#include "server/base/compute_thread.h"
+#include "server/registry/layer_registry.h"
+#include "server/service/layer_service.h"
+#include "server/service/normalization_service.h"
+
+namespace normd::app {
+
+// Defaults are those of the command line; deploy/normd.toml explains each.
+struct ServerOptions {
+  // HOST:PORT; port 0 picks a free one; empty: no TCP.
+  std::string listen = "127.0.0.1:50051";
+  // Path; empty: no Unix socket.
+  std::string unix_socket;
+  // Largest request, in bytes as it travels.
+  int64_t max_message_bytes = 256 << 20;
+  registry::RegistryOptions limits;
+  // Cores that one call may use; 0: what the affinity mask and the cgroup quota allow.
+  int threads = 0;
+  // Calls with large tensors that may wait for the compute thread, each holding its message in memory.
+  int64_t max_waiting_calls = 256;
+};
+
+// A running normd: registry, compute thread, services, health, reflection and the sockets. Owns all of them. Order of
+// calls: Start, then anything, then Shutdown or the destructor. Thread-safe but for the destructor.
+class Server {
+ public:
+  // Listens on every address and serves. On failure nothing is left behind, and the status names the address and the
+  // cause. `logger` outlives the server.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, Logger* logger);
+  // Shutdown(0) if it has not been called.
+  ~Server();
+
+  // Where it listens: "127.0.0.1:41234", "unix:/run/normd.sock".
+  const std::vector<std::string>& addresses() const { return addresses_; }
+
+  // Says NOT_SERVING to health checks and to those who watch, takes no more calls, waits for the running ones until
+  // `drain_timeout` is over, and cancels the rest. Returns when no call runs any more. Once.
+  void Shutdown(absl::Duration drain_timeout);
+
+ private:
+  Server(const ServerOptions& options, int cores, Logger* logger);
+  absl::Status Listen(const ServerOptions& options);
+
+  Logger* const logger_;
+  CallLog call_log_;
+  registry::LayerRegistry registry_;
+  // Outlives the calls, which may wait in it.
+  base::ComputeThread compute_thread_;
+  service::LayerServiceImpl layer_service_;
+  service::NormalizationServiceImpl normalization_service_;
+  std::vector<std::string> addresses_;
+  std::unique_ptr<grpc::Server> grpc_server_;
+};
+
+}  // namespace normd::app
+
+#endif  // NORMD_SERVER_APP_SERVER_H_

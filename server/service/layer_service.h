@@ -1,0 +1,40 @@
+#ifndef NORMD_SERVER_SERVICE_LAYER_SERVICE_H_
+#define NORMD_SERVER_SERVICE_LAYER_SERVICE_H_
+
+#include "normd/v1/layer_service.grpc.pb.h"
+#include "server/registry/layer_registry.h"
+#include "server/service/unary_call.h"
+
+namespace normd::service {
+
+// normd.v1.LayerService over a registry. Every call is short and runs in the thread that received it.
+class LayerServiceImpl final : public v1::LayerService::CallbackService {
+ public:
+  // Both outlive the service.
+  LayerServiceImpl(registry::LayerRegistry* registry, CallObserver* observer)
+      : registry_(registry), observer_(observer) {}
+
+  grpc::ServerUnaryReactor* CreateLayer(grpc::CallbackServerContext* context, const v1::CreateLayerRequest* request,
+                                        v1::CreateLayerResponse* response) override;
+  grpc::ServerUnaryReactor* GetLayer(grpc::CallbackServerContext* context, const v1::GetLayerRequest* request,
+                                     v1::GetLayerResponse* response) override;
+  grpc::ServerUnaryReactor* ListLayers(grpc::CallbackServerContext* context, const v1::ListLayersRequest* request,
+                                       v1::ListLayersResponse* response) override;
+  grpc::ServerUnaryReactor* UpdateLayer(grpc::CallbackServerContext* context, const v1::UpdateLayerRequest* request,
+                                        v1::UpdateLayerResponse* response) override;
+  grpc::ServerUnaryReactor* DeleteLayer(grpc::CallbackServerContext* context, const v1::DeleteLayerRequest* request,
+                                        v1::DeleteLayerResponse* response) override;
+  grpc::ServerUnaryReactor* ResetStatistics(grpc::CallbackServerContext* context,
+                                            const v1::ResetStatisticsRequest* request,
+                                            v1::ResetStatisticsResponse* response) override;
+  grpc::ServerUnaryReactor* SetState(grpc::CallbackServerContext* context, const v1::SetStateRequest* request,
+                                     v1::SetStateResponse* response) override;
+
+ private:
+  registry::LayerRegistry* const registry_;
+  CallObserver* const observer_;
+};
+
+}  // namespace normd::service
+
+#endif  // NORMD_SERVER_SERVICE_LAYER_SERVICE_H_

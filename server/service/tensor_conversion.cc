@@ -1,0 +1,71 @@
+#include "server/service/tensor_conversion.h"
+
+#include <bit>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
+#include "server/layer/layer_error.h"
+
+namespace normd::service {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "tensors are computed on as they travel");
+
+// "FLOAT16", "UNSPECIFIED", "17".
+std::string WireName(v1::DataType dtype) {
+  const std::string& name = v1::DataType_Name(dtype);
+  if (name.empty()) return absl::StrCat(static_cast<int>(dtype));
+  return std::string(absl::StripPrefix(name, "DATA_TYPE_"));
+}
+
+}  // namespace
+
+absl::StatusOr<layer::TensorView> ToTensorView(absl::string_view layer_name, absl::string_view what, bool present,
+                                               const v1::Tensor& tensor) {
+  if (!present) return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(layer_name), what, " is missing"));
+  layer::TensorView view;
+  switch (tensor.dtype()) {
+    case v1::DATA_TYPE_FLOAT32:
+      view.dtype = layer::DType::kFloat32;
+      break;
+    case v1::DATA_TYPE_FLOAT64:
+      view.dtype = layer::DType::kFloat64;
+      break;
+    default:
+      return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(layer_name), what, "'s dtype ",
+                                                     WireName(tensor.dtype()),
+                                                     " is not supported: want FLOAT32 or FLOAT64"));
+  }
+  switch (tensor.layout()) {
+    case v1::LAYOUT_UNSPECIFIED:
+    case v1::LAYOUT_CHANNELS_FIRST:
+      view.layout = layer::Layout::kChannelsFirst;
+      break;
+    case v1::LAYOUT_CHANNELS_LAST:
+      view.layout = layer::Layout::kChannelsLast;
+      break;
+    default:
+      return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(layer_name), what, "'s layout ",
+                                                     static_cast<int>(tensor.layout()),
+                                                     " is not known: want CHANNELS_FIRST or CHANNELS_LAST"));
+  }
+  view.shape.assign(tensor.shape().begin(), tensor.shape().end());
+  view.data = absl::Span<const char>(tensor.data().data(), tensor.data().size());
+  return view;
+}
+
+char* AllocateLike(const layer::TensorView& input, v1::Tensor* output) {
+  output->set_dtype(input.dtype == layer::DType::kFloat32 ? v1::DATA_TYPE_FLOAT32 : v1::DATA_TYPE_FLOAT64);
+  output->set_layout(input.layout == layer::Layout::kChannelsFirst ? v1::LAYOUT_CHANNELS_FIRST
+                                                                   : v1::LAYOUT_CHANNELS_LAST);
+  output->mutable_shape()->Assign(input.shape.begin(), input.shape.end());
+  // The heap gives 16-byte alignment, and short strings stand inside the object behind two 8-byte words.
+  std::string* data = output->mutable_data();
+  data->resize(input.data.size());
+  return data->data();
+}
+
+}  // namespace normd::service

@@ -1,0 +1,42 @@
+#include "server/service/unary_call.h"
+
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "server/service/status_conversion.h"
+
+namespace normd::service {
+
+UnaryCall::UnaryCall(grpc::CallbackServerContext* context, absl::string_view method, absl::string_view layer,
+                     const google::protobuf::Message* request, google::protobuf::Message* response,
+                     CallObserver* observer)
+    : context_(context),
+      reactor_(context->DefaultReactor()),
+      method_(method),
+      layer_(layer),
+      request_(request),
+      response_(response),
+      observer_(observer),
+      start_(std::chrono::steady_clock::now()) {}
+
+absl::Status UnaryCall::CheckAlive() const {
+  // The deadline first: gRPC also marks a call cancelled when it has passed.
+  if (context_->deadline() <= std::chrono::system_clock::now()) {
+    return absl::DeadlineExceededError(absl::StrCat(method_, ": the deadline passed before the call was carried out"));
+  }
+  if (context_->IsCancelled()) return absl::CancelledError(absl::StrCat(method_, ": the call was cancelled"));
+  return absl::OkStatus();
+}
+
+void UnaryCall::Finish(const absl::Status& status) const {
+  observer_->OnCall(CallRecord{.method = method_,
+                               .layer = layer_,
+                               .context = *context_,
+                               .request = *request_,
+                               .response = *response_,
+                               .status = status,
+                               .duration = absl::FromChrono(std::chrono::steady_clock::now() - start_)});
+  reactor_->Finish(ToGrpcStatus(status));
+}
+
+}  // namespace normd::service

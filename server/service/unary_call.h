@@ -1,0 +1,86 @@
+#ifndef NORMD_SERVER_SERVICE_UNARY_CALL_H_
+#define NORMD_SERVER_SERVICE_UNARY_CALL_H_
+
+#include <google/protobuf/message.h>
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/server_callback.h>
+
+#include <chrono>
+#include <exception>
+#include <new>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace normd::service {
+
+// What is known about a call when it ends. Borrowed: good only inside OnCall.
+struct CallRecord {
+  // "TrainStep".
+  absl::string_view method;
+  // The layer that the request names; empty if the method takes none. Not validated.
+  absl::string_view layer;
+  const grpc::CallbackServerContext& context;
+  const google::protobuf::Message& request;
+  const google::protobuf::Message& response;
+  const absl::Status& status;
+  absl::Duration duration;
+};
+
+// Is told of every call: logging, metrics. Thread-safe; must not block.
+class CallObserver {
+ public:
+  virtual ~CallObserver() = default;
+  // Comes right before the answer is sent.
+  virtual void OnCall(const CallRecord& record) = 0;
+};
+
+// A unary call in progress: its deadline, and its one end. A cheap handle; context, messages and observer live until
+// Finish. Thread-safe as long as Finish is the last thing that happens.
+class UnaryCall {
+ public:
+  // The clock of the call starts here. `layer` points into `request`.
+  UnaryCall(grpc::CallbackServerContext* context, absl::string_view method, absl::string_view layer,
+            const google::protobuf::Message* request, google::protobuf::Message* response, CallObserver* observer);
+
+  // CANCELLED or DEADLINE_EXCEEDED once nobody waits for the answer any more.
+  absl::Status CheckAlive() const;
+
+  // Runs `handler`, a function () -> absl::Status that fills in the response, unless the call is already over, and
+  // finishes with what it returned. Exceptions end here: the callback API has no place for them.
+  template <typename Handler>
+  void Run(Handler& handler) const {
+    absl::Status status = CheckAlive();
+    if (status.ok()) {
+      try {
+        status = handler();
+      } catch (const std::bad_alloc&) {
+        status = absl::ResourceExhaustedError("out of memory");
+      } catch (const std::exception& e) {
+        status = absl::InternalError(e.what());
+      }
+    }
+    Finish(status);
+  }
+
+  // Tells the observer and sends the answer. Once; what the call borrows is gone afterwards.
+  void Finish(const absl::Status& status) const;
+
+  // What the handler of the callback API returns.
+  grpc::ServerUnaryReactor* reactor() const { return reactor_; }
+
+ private:
+  grpc::CallbackServerContext* context_;
+  grpc::ServerUnaryReactor* reactor_;
+  absl::string_view method_;
+  absl::string_view layer_;
+  const google::protobuf::Message* request_;
+  google::protobuf::Message* response_;
+  CallObserver* observer_;
+  std::chrono::steady_clock::time_point start_;
+};
+
+}  // namespace normd::service
+
+#endif  // NORMD_SERVER_SERVICE_UNARY_CALL_H_
