@@ -18,8 +18,8 @@ struct InferenceResult {
   std::string content_hash;
 };
 
-// Normalizes `x` into `y` with the running statistics (without track_running_stats: with those of x). `y` has the size of
-// x.data and is aligned to the element. `version` 0: the newest.
+// Normalizes `x` into `y` with the running statistics (without track_running_stats: with those of x). `y` has the size
+// of x.data and is aligned to the element. `version` 0: the newest.
 absl::StatusOr<InferenceResult> Infer(const LayerRegistry& registry, absl::string_view name, const layer::TensorView& x,
                                       int64_t version, const CallControl& control, char* y);
 

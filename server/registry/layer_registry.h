@@ -82,10 +82,13 @@ class LayerRegistry {
  private:
   const RegistryOptions options_;
   const base::Clock& clock_;
+  // Held over a whole creation or deletion, which may wait for a commit; taken before mutex_.
+  base::Mutex lifecycle_mutex_;
+  // Creations and deletions.
+  RequestLog requests_ ABSL_GUARDED_BY(lifecycle_mutex_);
+  // Held for a look into the map only.
   mutable base::SharedMutex mutex_;
   absl::btree_map<std::string, std::shared_ptr<LayerEntry>> layers_ ABSL_GUARDED_BY(mutex_);
-  // Creations and deletions.
-  RequestLog requests_ ABSL_GUARDED_BY(mutex_);
 };
 
 }  // namespace normd::registry

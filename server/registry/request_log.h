@@ -3,14 +3,12 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <deque>
-#include <memory>
 #include <string>
+#include <vector>
 
-#include "absl/container/flat_hash_map.h"
+#include "absl/container/node_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "server/layer/layer_state.h"
 
 namespace normd::registry {
 
@@ -27,6 +25,8 @@ class RequestLog {
     int64_t version = 0;
     std::string content_hash;
     int64_t num_batches_tracked = 0;
+    // Creations only: which layer it was.
+    std::string uid;
   };
 
   explicit RequestLog(std::size_t capacity = kDefaultCapacity) : capacity_(capacity) {}
@@ -40,8 +40,10 @@ class RequestLog {
 
  private:
   const std::size_t capacity_;
-  absl::flat_hash_map<std::string, Outcome> outcomes_;
-  std::deque<std::string> order_;
+  absl::node_hash_map<std::string, Outcome> outcomes_;
+  // A ring of the keys of outcomes_, which nodes keep in place; the oldest stands at next_ once the ring is full.
+  std::vector<absl::string_view> order_;
+  std::size_t next_ = 0;
 };
 
 }  // namespace normd::registry

@@ -1,0 +1,269 @@
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/layer/layer_error.h"
+#include "server/layer/layer_name.h"
+#include "server/registry/fingerprint.h"
+#include "server/registry/fold.h"
+#include "server/registry/layer_entry.h"
+#include "server/registry/normalizer.h"
+#include "server/registry/tensor_kernels.h"
+#include "server/registry/training.h"
+
+namespace normd::registry {
+namespace {
+
+using layer::LayerConfig;
+using layer::LayerSnapshot;
+using layer::NonFinitePolicy;
+using layer::Statistics;
+using layer::TrainingStatistics;
+
+constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
+
+absl::StatusOr<layer::NcsShape> CheckBatch(const LayerSnapshot& snapshot, const layer::TensorView& x) {
+  const LayerConfig& config = *snapshot.config;
+  absl::StatusOr<layer::NcsShape> ncs = layer::CheckTensor(snapshot.name, "x", x, config.num_channels);
+  if (!ncs.ok()) return ncs;
+  if (config.running_var_estimator == layer::VarianceEstimator::kSample && ncs->outer * ncs->inner == 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(layer::LayerPrefix(snapshot.name),
+                     "one value per channel, want at least 2: the sample variance divides by n - 1"));
+  }
+  return ncs;
+}
+
+// The gamma and beta that come with the step, or null.
+absl::StatusOr<std::shared_ptr<const layer::Affine>> GivenAffine(const LayerSnapshot& snapshot,
+                                                                 const TrainStepInput& input) {
+  layer::StateUpdate update;
+  update.gamma = input.gamma;
+  update.beta = input.beta;
+  absl::Status status = layer::ValidateStateUpdate(*snapshot.config, update);
+  if (!status.ok()) return layer::ForLayer(snapshot.name, status);
+  if (!update.SetsAffine()) return nullptr;
+  return std::make_shared<const layer::Affine>(
+      layer::Affine{.gamma = std::move(update.gamma), .beta = std::move(update.beta)});
+}
+
+// Refuses a fold that takes a channel out of the finite numbers: batches far apart can do that though each is finite.
+absl::Status CheckStaysFinite(const LayerSnapshot& snapshot, const Statistics& before, const Statistics& after) {
+  if (snapshot.config->non_finite_policy == NonFinitePolicy::kPropagate) return absl::OkStatus();
+  for (size_t c = 0; c < after.running_mean.size(); ++c) {
+    const bool was_finite = std::isfinite(before.running_mean[c]) && std::isfinite(before.running_var[c]);
+    const bool is_finite = std::isfinite(after.running_mean[c]) && std::isfinite(after.running_var[c]);
+    if (is_finite || !was_finite) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(layer::LayerPrefix(snapshot.name), "folding x in would make running_mean[", c, "] ",
+                     after.running_mean[c], " and running_var[", c, "] ", after.running_var[c],
+                     ", want finite numbers (non_finite_policy is not PROPAGATE)"));
+  }
+  return absl::OkStatus();
+}
+
+// One TrainStep from its checked input to its result. The batch statistics are computed once; should the settings
+// change under the call, what depends on them is done again.
+class Step {
+ public:
+  Step(const TrainStepInput& input, const CallControl& control, const layer::NcsShape& ncs,
+       std::shared_ptr<const layer::Affine> given_affine, LayerEntry* entry, char* y)
+      : input_(input),
+        control_(control),
+        given_affine_(std::move(given_affine)),
+        entry_(entry),
+        x_(input.x, ncs),
+        y_(y),
+        batch_mean_(static_cast<size_t>(ncs.num_channels)),
+        batch_var_(static_cast<size_t>(ncs.num_channels)) {}
+
+  absl::StatusOr<TrainStepResult> Run() {
+    BatchStatistics(x_, control_.threads, absl::MakeSpan(batch_mean_), absl::MakeSpan(batch_var_));
+    while (true) {
+      const LayerEntry::SnapshotPtr snapshot = entry_->Snapshot();
+      if (absl::Status status = FindSkippedChannels(*snapshot); !status.ok()) return status;
+      if (input_.skip_update) return Preview(*snapshot);
+
+      Source source = SourceOf(*snapshot, snapshot->statistics);
+      if (given_affine_ != nullptr) source.affine = given_affine_;
+      const bool written = source.config->normalize_training_with == TrainingStatistics::kBatch;
+      if (written) WriteOutput(source);
+
+      bool settings_changed = false;
+      std::shared_ptr<const Statistics> replaced;
+      absl::StatusOr<LayerEntry::CommitResult> commit =
+          entry_->Commit(input_.request_id, RequestFingerprint(), [&](LayerSnapshot& next) -> absl::Status {
+            if (next.config_version != snapshot->config_version) {
+              settings_changed = true;
+              return absl::AbortedError("settings changed");
+            }
+            replaced = next.statistics;
+            return Change(&next);
+          });
+      if (settings_changed) {
+        if (absl::Status status = control_.CheckAlive(); !status.ok()) return status;
+        continue;
+      }
+      if (!commit.ok()) return commit.status();
+
+      const LayerSnapshot& newest = *commit->snapshot;
+      // A replay no longer knows what the first application replaced.
+      const Source committed = SourceOf(newest, replaced == nullptr ? newest.statistics : replaced);
+      if (!written || !SameOutput(source, committed)) WriteOutput(committed);
+      TrainStepResult result = BatchResult();
+      result.version = commit->outcome.version;
+      result.content_hash = std::move(commit->outcome.content_hash);
+      result.num_batches_tracked = commit->outcome.num_batches_tracked;
+      result.replayed = commit->replayed;
+      return result;
+    }
+  }
+
+ private:
+  // All that y depends on besides x.
+  struct Source {
+    std::shared_ptr<const LayerConfig> config;
+    std::shared_ptr<const layer::Affine> affine;
+    // Normalizes every channel (running statistics) or the skipped ones (batch statistics).
+    std::shared_ptr<const Statistics> statistics;
+  };
+
+  static Source SourceOf(const LayerSnapshot& snapshot, std::shared_ptr<const Statistics> before) {
+    const bool after = snapshot.config->normalize_training_with == TrainingStatistics::kRunningAfterUpdate;
+    return {snapshot.config, snapshot.affine, after ? snapshot.statistics : std::move(before)};
+  }
+
+  // Whether both give the same y with batch statistics.
+  bool SameOutput(const Source& a, const Source& b) const {
+    return a.config == b.config && (a.affine == b.affine || *a.affine == *b.affine) &&
+           (skipped_.empty() || a.statistics == b.statistics);
+  }
+
+  absl::Status FindSkippedChannels(const LayerSnapshot& snapshot) {
+    skipped_.clear();
+    const NonFinitePolicy policy = snapshot.config->non_finite_policy;
+    if (policy == NonFinitePolicy::kPropagate) return absl::OkStatus();
+    for (size_t c = 0; c < batch_mean_.size(); ++c) {
+      if (!std::isfinite(batch_mean_[c]) || !std::isfinite(batch_var_[c])) skipped_.push_back(static_cast<int64_t>(c));
+    }
+    if (skipped_.empty() || policy == NonFinitePolicy::kSkipChannel) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat(
+        layer::LayerPrefix(snapshot.name), "x holds NaN, infinity or values whose variance overflows in channel ",
+        skipped_.front(), " (", skipped_.size(), " such channels), want finite values (non_finite_policy is REJECT)"));
+  }
+
+  uint64_t RequestFingerprint() const {
+    if (input_.request_id.empty()) return 0;
+    Fingerprint fingerprint("TrainStep");
+    fingerprint.AddList<int64_t>(input_.x.shape)
+        .Add(input_.x.dtype)
+        .Add(input_.x.layout)
+        .AddList<double>(batch_mean_)
+        .AddList<double>(batch_var_)
+        .AddList<double>(input_.gamma)
+        .AddList<double>(input_.beta);
+    return fingerprint.value();
+  }
+
+  BatchMoments Moments() const {
+    return {.count = x_.ValuesPerChannel(), .mean = batch_mean_, .var = batch_var_, .skipped_channels = skipped_};
+  }
+
+  // What the step does to the newest version of the layer.
+  absl::Status Change(LayerSnapshot* next) const {
+    if (next->config->track_running_stats) {
+      auto folded = std::make_shared<Statistics>(Fold(*next->config, *next->statistics, Moments()));
+      absl::Status status = CheckStaysFinite(*next, *next->statistics, *folded);
+      if (!status.ok()) return status;
+      next->statistics = std::move(folded);
+    }
+    if (given_affine_ != nullptr && *given_affine_ != *next->affine) next->affine = given_affine_;
+    return control_.CheckAlive();
+  }
+
+  // The step without its commit.
+  TrainStepResult Preview(const LayerSnapshot& snapshot) {
+    Source source = SourceOf(snapshot, snapshot.statistics);
+    if (given_affine_ != nullptr) source.affine = given_affine_;
+    if (source.config->normalize_training_with == TrainingStatistics::kRunningAfterUpdate) {
+      source.statistics = std::make_shared<Statistics>(Fold(*source.config, *source.statistics, Moments()));
+    }
+    WriteOutput(source);
+    TrainStepResult result = BatchResult();
+    result.version = snapshot.version;
+    result.content_hash = snapshot.content_hash;
+    result.num_batches_tracked = snapshot.statistics->num_batches_tracked;
+    return result;
+  }
+
+  void WriteOutput(const Source& source) const {
+    if (y_ == nullptr) return;
+    if (source.config->normalize_training_with != TrainingStatistics::kBatch) {
+      Write(source, source.statistics->running_mean, source.statistics->running_var);
+    } else if (skipped_.empty()) {
+      Write(source, batch_mean_, batch_var_);
+    } else {
+      std::vector<double> mean = batch_mean_;
+      std::vector<double> var = batch_var_;
+      for (const int64_t channel : skipped_) {
+        const auto c = static_cast<size_t>(channel);
+        const bool tracked = source.config->track_running_stats;
+        mean[c] = tracked ? source.statistics->running_mean[c] : 0;
+        var[c] = tracked ? source.statistics->running_var[c] : 1;
+      }
+      Write(source, mean, var);
+    }
+  }
+
+  void Write(const Source& source, absl::Span<const double> mean, absl::Span<const double> var) const {
+    const Normalizer normalizer(*source.config, mean, var);
+    Normalize(x_, normalizer.Params(source.affine->gamma, source.affine->beta), control_.threads, y_);
+  }
+
+  // Called last: gives the batch statistics away.
+  TrainStepResult BatchResult() {
+    for (const int64_t channel : skipped_) {
+      batch_mean_[static_cast<size_t>(channel)] = kNaN;
+      batch_var_[static_cast<size_t>(channel)] = kNaN;
+    }
+    TrainStepResult result;
+    result.batch_mean = std::move(batch_mean_);
+    result.batch_var = std::move(batch_var_);
+    result.skipped_channels = std::move(skipped_);
+    return result;
+  }
+
+  const TrainStepInput& input_;
+  const CallControl& control_;
+  const std::shared_ptr<const layer::Affine> given_affine_;
+  LayerEntry* const entry_;
+  const KernelInput x_;
+  char* const y_;
+  std::vector<double> batch_mean_;
+  std::vector<double> batch_var_;
+  std::vector<int64_t> skipped_;
+};
+
+}  // namespace
+
+absl::StatusOr<TrainStepResult> TrainStep(const LayerRegistry& registry, const TrainStepInput& input,
+                                          const CallControl& control, char* y) {
+  if (absl::Status status = layer::ValidateRequestId(input.request_id); !status.ok()) {
+    return layer::ForLayer(input.layer, status);
+  }
+  absl::StatusOr<std::shared_ptr<LayerEntry>> entry = registry.Find(input.layer);
+  if (!entry.ok()) return entry.status();
+  // What these checks look at never changes after Create.
+  const LayerEntry::SnapshotPtr snapshot = (*entry)->Snapshot();
+  absl::StatusOr<layer::NcsShape> ncs = CheckBatch(*snapshot, input.x);
+  if (!ncs.ok()) return ncs.status();
+  absl::StatusOr<std::shared_ptr<const layer::Affine>> affine = GivenAffine(*snapshot, input);
+  if (!affine.ok()) return affine.status();
+  if (absl::Status status = control.CheckAlive(); !status.ok()) return status;
+  return Step(input, control, *ncs, *std::move(affine), entry->get(), y).Run();
+}
+
+}  // namespace normd::registry
