@@ -37,8 +37,8 @@ struct ChannelParams {
   absl::Span<const double> mean;
   absl::Span<const double> inv_std;
   // Empty gamma and beta: 1 and 0.
-  absl::Span<const double> gamma;
-  absl::Span<const double> beta;
+  absl::Span<const double> gamma = {};
+  absl::Span<const double> beta = {};
   double clip = std::numeric_limits<double>::infinity();
 };
 
@@ -61,8 +61,8 @@ void Denormalize(NcsView<const T> y, const ChannelParams& params, int threads, N
 //   kConstant: dx = gamma * inv_std * g                                       (running statistics)
 enum class GradientMode { kBatch, kConstant };
 
-// `params.beta` is not looked at. dx.data may be null: only dgamma and dbeta. dx may be dy or x; any other overlap is not
-// allowed. A channel whose mean is NaN gets dx = 0, dgamma = dbeta = 0.
+// `params.beta` is not looked at. dx.data may be null: only dgamma and dbeta. dx may be dy or x; any other overlap is
+// not allowed. A channel whose mean is NaN gets dx = 0, dgamma = dbeta = 0.
 template <typename T>
 void Backward(NcsView<const T> x, NcsView<const T> dy, const ChannelParams& params, GradientMode mode, int threads,
               absl::Span<double> dgamma, absl::Span<double> dbeta, NcsView<T> dx);
