@@ -59,11 +59,17 @@ void Connection::RunSoon(std::function<void()> action) {
   });
 }
 
-void Connection::SetTimeLeft(absl::Duration left, grpc::ClientContext* context) {
-  if (left == absl::InfiniteDuration()) return;
+grpc::Status Connection::NoTimeLeft() {
+  return {grpc::StatusCode::DEADLINE_EXCEEDED, "the timeout passed before the call was sent"};
+}
+
+bool Connection::SetTimeLeft(absl::Duration left, grpc::ClientContext* context) {
+  if (left <= absl::ZeroDuration()) return false;
+  if (left == absl::InfiniteDuration()) return true;
   // Monotonic, so that a correction of the wall clock neither ends a call nor keeps it alive.
   context->set_deadline(
       gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_micros(absl::ToInt64Microseconds(left), GPR_TIMESPAN)));
+  return true;
 }
 
 absl::Status Connection::Failure(const grpc::Status& status, const Attempts& attempts,

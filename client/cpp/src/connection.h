@@ -41,8 +41,9 @@ class Connection {
     for (;;) {
       Response response;
       grpc::ClientContext context;
-      SetTimeLeft(attempts.Begin(), &context);
-      const grpc::Status status = stub_.Call(&context, request, &response);
+      // gRPC may let a call through whose deadline has passed already, so that is looked at here.
+      const grpc::Status status =
+          SetTimeLeft(attempts.Begin(), &context) ? stub_.Call(&context, request, &response) : NoTimeLeft();
       if (status.ok()) return response;
       const std::optional<absl::Duration> pause = attempts.PauseAfter(status);
       if (!pause.has_value()) return Failure(status, attempts, request_id);
@@ -77,10 +78,12 @@ class Connection {
     void Attempt() {
       context = std::make_unique<grpc::ClientContext>();
       response = Response();
-      SetTimeLeft(attempts.Begin(), context.get());
-      connection->stub_.CallAsync(
-          context.get(), &request, &response,
-          [self = this->shared_from_this()](const grpc::Status& status) { self->Ended(status); });
+      auto ended = [self = this->shared_from_this()](const grpc::Status& status) { self->Ended(status); };
+      if (SetTimeLeft(attempts.Begin(), context.get())) {
+        connection->stub_.CallAsync(context.get(), &request, &response, std::move(ended));
+      } else {
+        connection->runtime_->After(absl::ZeroDuration(), [ended = std::move(ended)] { ended(NoTimeLeft()); });
+      }
     }
 
     void Ended(const grpc::Status& status) {
@@ -93,9 +96,12 @@ class Connection {
       }
     }
 
-    // What the caller's function holds is released before the connection may go, in case it refers to it.
+    // Before the connection may go, this lets go of what may refer to it: whatever the caller's function holds, and the
+    // context, which shares the channel. Were that the last reference, gRPC's thread would have to wait for its own
+    // end.
     void Finish(absl::StatusOr<Response> result) {
       std::exchange(done, nullptr)(std::move(result));
+      context.reset();
       connection->RemovePending();
     }
 
@@ -108,7 +114,9 @@ class Connection {
     Response response;
   };
 
-  static void SetTimeLeft(absl::Duration left, grpc::ClientContext* context);
+  // False: there is none, the call should not be made.
+  static bool SetTimeLeft(absl::Duration left, grpc::ClientContext* context);
+  static grpc::Status NoTimeLeft();
   absl::Status Failure(const grpc::Status& status, const Attempts& attempts, absl::string_view request_id) const;
   void AddPending();
   void RemovePending();

@@ -1,0 +1,220 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <future>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "client/cpp/src/client.h"
+#include "tests/client/fake_runtime.h"
+#include "tests/client/fake_server.h"
+
+namespace normd {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using testing::FakeRuntime;
+using testing::FakeServer;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+
+const std::vector<float> kX = {1, 2, 3, 4};
+
+TensorView X() { return TensorView(absl::MakeConstSpan(kX), {2, 2}); }
+
+class RetryTest : public ::testing::Test {
+ protected:
+  // Answers UNAVAILABLE `failures` times, then OK.
+  void FailFirst(int failures) {
+    server_.train_step = [this, failures](grpc::ServerContext*, const v1::TrainStepRequest&,
+                                          v1::TrainStepResponse* response) -> grpc::Status {
+      if (calls_++ < failures) return {grpc::StatusCode::UNAVAILABLE, "draining"};
+      response->set_version(7);
+      return grpc::Status::OK;
+    };
+  }
+
+  std::unique_ptr<Client> MakeClient(const ClientOptions& options = {}) {
+    return internal::MakeClient(server_.target(), options, runtime_);
+  }
+
+  std::vector<std::string> SentIds() const {
+    std::vector<std::string> ids;
+    for (const auto& request : server_.train_step.requests()) ids.push_back(request.request_id());
+    return ids;
+  }
+
+  FakeServer server_;
+  std::shared_ptr<FakeRuntime> runtime_ = std::make_shared<FakeRuntime>();
+  std::atomic<int> calls_{0};
+};
+
+TEST_F(RetryTest, RepeatsWithTheSameRequestIdAndGrowingPauses) {
+  FailFirst(3);
+  runtime_->uniform = 0.0;  // The least pause: half of the backoff.
+  const auto client = MakeClient();
+  const auto result = client->TrainStep("a", X());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->version, 7);
+  EXPECT_THAT(SentIds(), ElementsAre("id-1", "id-1", "id-1", "id-1"));
+  EXPECT_THAT(runtime_->sleeps(), ElementsAre(absl::Milliseconds(25), absl::Milliseconds(50), absl::Milliseconds(100)));
+}
+
+TEST_F(RetryTest, PausesUpToTheWholeBackoffAndNoLongerThanTheMost) {
+  FailFirst(4);
+  runtime_->uniform = 1.0;
+  ClientOptions options;
+  options.retry = {.max_attempts = 5,
+                   .initial_backoff = absl::Milliseconds(100),
+                   .max_backoff = absl::Milliseconds(350),
+                   .multiplier = 3.0};
+  ASSERT_TRUE(MakeClient(options)->TrainStep("a", X()).ok());
+  EXPECT_THAT(runtime_->sleeps(), ElementsAre(absl::Milliseconds(100), absl::Milliseconds(300), absl::Milliseconds(350),
+                                              absl::Milliseconds(350)));
+}
+
+TEST_F(RetryTest, GivesUpAfterTheLastAttempt) {
+  FailFirst(100);
+  const auto result = MakeClient()->TrainStep("a", X());
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(result.status().message()),
+              AllOf(HasSubstr("draining"), HasSubstr("4 attempts"), HasSubstr(server_.target()), HasSubstr("id-1")));
+  EXPECT_EQ(calls_, 4);
+}
+
+TEST_F(RetryTest, OneAttemptMeansNoRetry) {
+  FailFirst(1);
+  ClientOptions options;
+  options.retry.max_attempts = 1;
+  EXPECT_EQ(MakeClient(options)->TrainStep("a", X()).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(calls_, 1);
+  EXPECT_THAT(runtime_->sleeps(), IsEmpty());
+}
+
+TEST_F(RetryTest, DoesNotPausePastTheTimeout) {
+  FailFirst(100);
+  ClientOptions options;
+  options.retry = {.max_attempts = 10, .initial_backoff = absl::Seconds(1), .max_backoff = absl::Seconds(60)};
+  options.timeout = absl::Seconds(2);
+  // Least pauses of 0.5 s, 1 s, then 2 s, which is more than the 0.5 s left.
+  EXPECT_EQ(MakeClient(options)->TrainStep("a", X()).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(runtime_->sleeps(), ElementsAre(absl::Milliseconds(500), absl::Seconds(1)));
+}
+
+TEST_F(RetryTest, TheTimeoutCoversAllAttempts) {
+  // The first attempt "takes" 20 s; the second one must be sent with the 10 s that are left of 30, not with 30 again.
+  std::vector<double> left_s;
+  server_.train_step = [&](grpc::ServerContext* context, const v1::TrainStepRequest&,
+                           v1::TrainStepResponse*) -> grpc::Status {
+    left_s.push_back(absl::ToDoubleSeconds(absl::FromChrono(context->deadline()) - absl::Now()));
+    runtime_->Advance(absl::Seconds(20));
+    if (left_s.size() == 1) return {grpc::StatusCode::UNAVAILABLE, "draining"};
+    return grpc::Status::OK;
+  };
+  ASSERT_TRUE(MakeClient()->TrainStep("a", X()).ok());
+  ASSERT_EQ(left_s.size(), 2U);
+  EXPECT_NEAR(left_s[0], 30, 5);
+  EXPECT_LE(left_s[1], 10);
+  EXPECT_GT(left_s[1], 5);
+}
+
+TEST_F(RetryTest, OtherCodesAreAnswersAndNotRepeated) {
+  for (const grpc::StatusCode code :
+       {grpc::StatusCode::INVALID_ARGUMENT, grpc::StatusCode::NOT_FOUND, grpc::StatusCode::ABORTED,
+        grpc::StatusCode::RESOURCE_EXHAUSTED, grpc::StatusCode::INTERNAL, grpc::StatusCode::DEADLINE_EXCEEDED}) {
+    calls_ = 0;
+    server_.train_step = [&](grpc::ServerContext*, const v1::TrainStepRequest&, v1::TrainStepResponse*) {
+      ++calls_;
+      return grpc::Status(code, "no");
+    };
+    EXPECT_EQ(static_cast<int>(MakeClient()->TrainStep("a", X()).status().code()), static_cast<int>(code));
+    EXPECT_EQ(calls_, 1) << code;
+  }
+  EXPECT_THAT(runtime_->sleeps(), IsEmpty());
+}
+
+TEST_F(RetryTest, TheCallersRequestIdWins) {
+  FailFirst(1);
+  TrainStepOptions options;
+  options.request_id = "mine";
+  ASSERT_TRUE(MakeClient()->TrainStep("a", X(), options).ok());
+  EXPECT_THAT(SentIds(), ElementsAre("mine", "mine"));
+}
+
+TEST_F(RetryTest, EveryCallHasAnIdOfItsOwn) {
+  FailFirst(0);
+  const auto client = MakeClient();
+  ASSERT_TRUE(client->TrainStep("a", X()).ok());
+  ASSERT_TRUE(client->TrainStep("a", X()).ok());
+  EXPECT_THAT(SentIds(), ElementsAre("id-1", "id-2"));
+}
+
+TEST_F(RetryTest, TheSystemsIdsAreUnique) {
+  std::set<std::string> ids;
+  for (int i = 0; i < 1000; ++i) ids.insert(internal::Runtime::System()->NewRequestId());
+  EXPECT_EQ(ids.size(), 1000U);
+  for (const std::string& id : ids) ASSERT_EQ(id.size(), 32U);
+}
+
+TEST_F(RetryTest, AsynchronousCallsRepeatTheSameWayAndBlockNoThread) {
+  FailFirst(3);
+  const auto client = MakeClient();
+  std::promise<absl::StatusOr<TrainStepResult>> promise;
+  client->TrainStepAsync("a", X(), {}, [&](absl::StatusOr<TrainStepResult> result) { promise.set_value(result); });
+  const auto result = promise.get_future().get();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->version, 7);
+  EXPECT_THAT(SentIds(), ElementsAre("id-1", "id-1", "id-1", "id-1"));
+  EXPECT_THAT(runtime_->sleeps(), IsEmpty());
+  EXPECT_THAT(runtime_->scheduled(),
+              ElementsAre(absl::Milliseconds(25), absl::Milliseconds(50), absl::Milliseconds(100)));
+}
+
+TEST_F(RetryTest, AsynchronousCallsGiveUpToo) {
+  FailFirst(100);
+  const auto client = MakeClient();
+  std::promise<absl::Status> promise;
+  client->TrainStepAsync("a", X(), {},
+                         [&](const absl::StatusOr<TrainStepResult>& result) { promise.set_value(result.status()); });
+  EXPECT_EQ(promise.get_future().get().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(calls_, 4);
+}
+
+TEST(UnreachableTest, NamesTheTargetAndTheAttempts) {
+  const auto runtime = std::make_shared<FakeRuntime>();
+  const auto client = internal::MakeClient("unix:/nonexistent/normd.sock", {}, runtime);
+  const absl::Status status = client->GetLayer("a").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), AllOf(HasSubstr("unix:/nonexistent/normd.sock"), HasSubstr("4 attempts")));
+  EXPECT_EQ(runtime->sleeps().size(), 3U);
+}
+
+TEST(ReconnectTest, ACallSurvivesARestartOfTheServer) {
+  // With the real clock: the pauses must be of use, that is, gRPC must try to connect again within them.
+  auto first = std::make_unique<FakeServer>();
+  first->get_layer = [](grpc::ServerContext*, const v1::GetLayerRequest&, v1::GetLayerResponse*) {
+    return grpc::Status::OK;
+  };
+  ClientOptions options;
+  options.retry.max_attempts = 50;
+  const auto client = Client::Connect(first->target(), options);
+  ASSERT_TRUE(client->GetLayer("a").ok());
+  const std::string target = first->target();
+  first.reset();
+
+  auto waiting = std::async(std::launch::async, [&] { return client->GetLayer("a").status(); });
+  v1::LayerService::Service layers;  // Answers UNIMPLEMENTED to everything.
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(target, grpc::InsecureServerCredentials());
+  builder.RegisterService(&layers);
+  const auto second = builder.BuildAndStart();
+  ASSERT_NE(second, nullptr);
+  EXPECT_EQ(waiting.get().code(), absl::StatusCode::kUnimplemented);
+}
+
+}  // namespace
+}  // namespace normd
