@@ -15,10 +15,10 @@ struct BatchMoments {
   // Values per channel, >= 1.
   int64_t count = 0;
   // Length num_channels. `var` is the population variance.
-  absl::Span<const double> mean;
-  absl::Span<const double> var;
+  absl::Span<const double> mean = {};
+  absl::Span<const double> var = {};
   // Channels to leave alone (NonFinitePolicy::kSkipChannel), ascending.
-  absl::Span<const int64_t> skipped_channels;
+  absl::Span<const int64_t> skipped_channels = {};
 };
 
 // The running statistics with one more batch in them, as config.averaging and config.running_var_estimator say. A pure
