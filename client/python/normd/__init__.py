@@ -11,6 +11,7 @@ needs no torch.
 
 from normd import presets
 from normd.client import Client
+from normd._content_hash import content_hash
 from normd.errors import (AbortedError, AlreadyExistsError, CancelledError, Code, DeadlineExceededError, Error,
                           FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError,
                           RetryTimeoutError, UnavailableError)
@@ -26,5 +27,5 @@ __all__ = [
     "Client", "Code", "DeadlineExceededError", "DenormalizeResult", "Error", "FailedPreconditionError", "InferResult",
     "InvalidArgumentError", "Layer", "LayerConfig", "LayerState", "Layout", "NonFinitePolicy", "NotFoundError",
     "Optimizer", "Preset", "ResourceExhaustedError", "RetryPolicy", "RetryTimeoutError", "TrainStepResult",
-    "TrainingStatistics", "UnavailableError", "VarianceEstimator", "presets",
+    "TrainingStatistics", "UnavailableError", "VarianceEstimator", "content_hash", "presets",
 ]

@@ -8,7 +8,7 @@ from typing import Any, Callable, Optional
 
 import grpc  # type: ignore[import]
 
-from normd.errors import Code, Error, RetryTimeoutError, error_for
+from normd.errors import CancelledError, Code, RetryTimeoutError, error_for
 from normd.types import RetryPolicy
 
 
@@ -47,7 +47,7 @@ class Connection:
                 return method(request, timeout=max(deadline - self._clock(), 0.0))
             except ValueError as closed:
                 # What grpc raises on a closed channel.
-                raise Error(Code.CANCELLED, f"the client is closed ({closed})", attempt) from None
+                raise CancelledError(Code.CANCELLED, f"the client is closed ({closed})", attempt) from None
             except grpc.RpcError as failure:
                 name, details = failure.code().name, failure.details() or ""
                 if name != "UNAVAILABLE" or attempt >= self._retry.max_attempts:

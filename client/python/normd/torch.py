@@ -19,15 +19,17 @@ torch.nn.BatchNorm2d into ours and back. They are instances of torch's classes. 
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any, Literal, Optional, Union
 
 import numpy as np
 import torch
 
 from normd.client import Client
-from normd.errors import AlreadyExistsError
-from normd.types import (Averaging, Float64Array, FloatArray, Layer, LayerState, Layout, Optimizer, TrainingStatistics,
-                         VarianceEstimator)
+from normd._content_hash import content_hash
+from normd.errors import AlreadyExistsError, FailedPreconditionError
+from normd.types import (Averaging, BackwardResult, Float64Array, FloatArray, Layer, LayerState, Layout, Optimizer,
+                         TrainingStatistics, VarianceEstimator)
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "replace_batch_norms"]
 
@@ -60,6 +62,7 @@ class _Normalize(torch.autograd.Function):
         module._push_affine()
         answer = module.client.infer(module.layer, array, layout=layout)
         ctx.statistics = {"frozen": True, "version": answer.version}
+        ctx.content_hash, ctx.affine = answer.content_hash, (module._gamma, module._beta)
         return _to_torch(answer.y, layout)
 
     @staticmethod
@@ -70,8 +73,26 @@ class _Normalize(torch.autograd.Function):
         array, layout = _to_numpy(x)
         gradient = dy.detach().permute(*_last(dy.dim())) if layout == "channels_last" else dy.detach()
         wants_dx, wants_dgamma, wants_dbeta = ctx.needs_input_grad[:3]
-        answer = module.client.backward(module.layer, array, gradient.numpy(), layout=layout, omit_dx=not wants_dx,
-                                        optimizer=module.optimizer, **ctx.statistics)
+
+        def backward() -> BackwardResult:
+            return module.client.backward(module.layer, array, gradient.numpy(), layout=layout, omit_dx=not wants_dx,
+                                          optimizer=module.optimizer, **ctx.statistics)
+
+        try:
+            answer = backward()
+        except FailedPreconditionError:
+            if not ctx.statistics.get("frozen"):
+                raise
+            # A new version is no obstacle where only gamma and beta have changed, as they do when weight and bias learn:
+            # with the forward's own, the hash must be what infer answered with.
+            newest = module.client.get_layer(module.layer)
+            assert newest.state is not None
+            gamma, beta = ctx.affine
+            state = newest.state if gamma is None else replace(newest.state, gamma=gamma, beta=beta)
+            if content_hash(newest.config, state) != ctx.content_hash:
+                raise
+            ctx.statistics.update(version=newest.version, gamma=gamma)
+            answer = backward()
         if module.optimizer is not None:
             module._adopt_affine(answer.gamma, answer.beta)
         dx = None if answer.dx is None else _to_torch(answer.dx, layout)
@@ -420,11 +441,11 @@ def replace_batch_norms(module: torch.nn.Module, client: Client, prefix: str, *,
 def _served_like(original: torch.nn.modules.batchnorm._BatchNorm, client: Client, name: str,
                  optimizer: Optional[Optimizer], create: Create) -> torch.nn.Module:
     """One of ours with the settings and the state of `original`; another kind of batch norm is returned as it is."""
+    if isinstance(original, torch.nn.modules.lazy.LazyModuleMixin):
+        raise ValueError(f"{name} is lazy and has not seen an input: run the model once before its layers are replaced")
     kind = next((ours for theirs, ours in _CLASSES if isinstance(original, theirs)), None)
     if kind is None:
         return original
-    if isinstance(original.weight, torch.nn.parameter.UninitializedParameter):
-        raise ValueError(f"{name} is lazy and has not seen an input: run the model once before its layers are replaced")
     parts: dict[str, Union[FloatArray, int]] = {}
     if original.affine:
         parts.update(gamma=_doubles(original.weight), beta=_doubles(original.bias))
@@ -472,7 +493,7 @@ def _to_numpy(x: torch.Tensor) -> tuple[FloatArray, Layout]:
 
 def _to_torch(array: FloatArray, layout: Layout) -> torch.Tensor:
     """The tensor (N, C, ...) with the memory format that _to_numpy was given; shares the memory of `array`."""
-    tensor = torch.from_numpy(array)
     if layout == "channels_last":
-        return tensor.permute(0, tensor.dim() - 1, *range(1, tensor.dim() - 1))
-    return tensor
+        # In NumPy: autograd forbids to overwrite a view that a function returns, and ReLU(inplace=True) would.
+        array = np.moveaxis(array, -1, 1)
+    return torch.from_numpy(array)

@@ -1,0 +1,71 @@
+"""One server for the whole session: the built normd, on a free port and a Unix socket."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import Iterator, NamedTuple
+
+import pytest
+import torch
+
+import normd
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+torch.set_num_threads(1)
+
+
+def normd_binary() -> Path:
+    """NORMD_BIN, or the newest of the builds in the repository."""
+    if "NORMD_BIN" in os.environ:
+        return Path(os.environ["NORMD_BIN"])
+    builds = [REPOSITORY / "build" / preset / "server/app/normd" for preset in ("release", "dev")]
+    found = [path for path in builds if path.is_file()]
+    if not found:
+        pytest.exit(f"no server to test: build one, or set NORMD_BIN (looked for {', '.join(map(str, builds))})", 2)
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+class Server(NamedTuple):
+    """Where the running server listens."""
+
+    tcp: str
+    unix: str
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("normd")
+    socket = folder / "normd.sock"
+    log = folder / "log"
+    with log.open("w") as stderr:
+        process = subprocess.Popen([normd_binary(), "--listen", "127.0.0.1:0", "--unix-socket", socket],
+                                   stdout=subprocess.PIPE, stderr=stderr, text=True)
+    assert process.stdout is not None
+    addresses: list[str] = []
+    for line in process.stdout:
+        match = re.fullmatch(r"normd listening on (\S+)\n", line)
+        if match:
+            addresses.append(match.group(1))
+        if len(addresses) == 2:
+            break
+    assert len(addresses) == 2, f"the server did not start: {log.read_text()}"
+    yield Server(tcp=next(a for a in addresses if not a.startswith("unix:")), unix=f"unix:{socket}")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=30) == 0, f"the server ended badly: {log.read_text()[-4000:]}"
+
+
+@pytest.fixture(scope="session")
+def client(server: Server) -> Iterator[normd.Client]:
+    # The Unix socket: torchvision's models send a gigabyte through here.
+    with normd.Client(server.unix, timeout=60) as connected:
+        yield connected
+
+
+@pytest.fixture
+def layer(request: pytest.FixtureRequest) -> str:
+    """A name of this test's own."""
+    return "test." + re.sub(r"[^A-Za-z0-9_-]+", "_", request.node.nodeid.split("::", 1)[1])[:200].strip("_")
