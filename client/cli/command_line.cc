@@ -1,0 +1,56 @@
+#include "client/cli/command_line.h"
+
+#include "client/cli/verbs.h"
+
+namespace normd::cli {
+
+CLI::Option* AddLayerName(CLI::App* verb, Context* context) {
+  return verb->add_option("layer", context->layer, "Name of the layer, e.g. resnet50.layer1.0.bn1")
+      ->required()
+      ->type_name(kLayerType);
+}
+
+void AddRequestId(CLI::App* verb, std::string* request_id) {
+  verb->add_option("--request-id", *request_id, "Makes a repetition of this call harmless (default: a fresh one)");
+}
+
+void AddCommandLine(CLI::App* app, Context* context) {
+  app->description("Talks to a normd server: layers, training steps, inference.");
+  app->footer("Exit codes: 0 done, 1 the call failed, 2 the command line is wrong.");
+  app->require_subcommand(1);
+  // Global options are understood behind the verb too. Verbs inherit this, so it comes before them.
+  app->fallthrough();
+  app->add_option("--server", context->server, "HOST:PORT or unix:PATH of the server")
+      ->envname("NORMD_SERVER")
+      ->capture_default_str();
+  app->add_option("--output", context->output, "What to print")
+      ->check(CLI::IsMember({"table", "json"}))
+      ->capture_default_str();
+  const auto is_timeout = [](const std::string& text) {
+    absl::Duration timeout;
+    return std::string(ParseTimeout(text, &timeout).message());
+  };
+  app->add_option("--timeout", context->timeout, "Longest time for a call, retries included, e.g. 5s or 500ms")
+      ->check(CLI::Validator(is_timeout, "DURATION"))
+      ->type_name("")
+      ->capture_default_str();
+
+  CLI::App* layer = app->add_subcommand("layer", "Create, read, change and delete layers");
+  layer->require_subcommand(1);
+  AddLayerCreate(layer, context);
+  AddLayerGet(layer, context);
+  AddLayerList(layer, context);
+  AddLayerUpdate(layer, context);
+  AddLayerDelete(layer, context);
+  AddLayerReset(layer, context);
+  AddLayerSetState(layer, context);
+  AddTrain(app, context);
+  AddInfer(app, context);
+  AddDenormalize(app, context);
+  AddDescribe(app, context);
+  AddHealth(app, context);
+  AddVersion(app, context);
+  AddCompletion(app, context);
+}
+
+}  // namespace normd::cli

@@ -1,0 +1,43 @@
+#ifndef NORMD_CLIENT_CLI_CONTEXT_H_
+#define NORMD_CLIENT_CLI_CONTEXT_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "client/cli/printer.h"
+#include "normd/client.h"
+
+namespace normd::cli {
+
+// What the command line said, and what the verbs share. A verb's callback stores the work in `action`, so that nothing
+// runs before the whole line has been understood.
+struct Context {
+  // Options of every verb.
+  std::string server = "127.0.0.1:50051";
+  std::string output = "table";
+  std::string timeout = "30s";
+
+  // The layer that the line names, for hints; may be empty.
+  std::string layer;
+  std::function<absl::Status()> action;
+  // Set by the verbs that write a tensor to stdout: what is printed goes to stderr then.
+  bool stdout_is_data = false;
+
+  // The connection to `server`, made when it is first asked for.
+  Client& client();
+  // Made to `output`, for stdout or, with stdout_is_data, stderr.
+  Printer& printer();
+
+ private:
+  std::unique_ptr<Client> client_;
+  std::unique_ptr<Printer> printer_;
+};
+
+// "5s", "500ms", "1m30s"; a plain number counts seconds. Nothing else, and nothing that is not above 0.
+absl::Status ParseTimeout(const std::string& text, absl::Duration* timeout);
+
+}  // namespace normd::cli
+
+#endif  // NORMD_CLIENT_CLI_CONTEXT_H_
