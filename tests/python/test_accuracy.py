@@ -40,7 +40,7 @@ def test_train_and_infer(client: normd.Client, layer: str, kind: str, ratio: flo
     want = normalize(x, mean, var, 1e-5, gamma, beta, layout)
     assert step.y.dtype == np.dtype(dtype)
     assert y_error(step.y, want) <= 1
-    assert y_error(client.infer(layer, x, layout=layout).y, want) <= 1
+    assert y_error(client.infer(layer, x, layout=layout).output, want) <= 1
     if dtype == "float64":
         np.testing.assert_allclose(step.y, want, rtol=0, atol=1e-8)
 
@@ -74,8 +74,8 @@ def test_denormalize_inverts_infer(client: normd.Client, layer: str, kind: str) 
                         initial_state=normd.LayerState(gamma=np.linspace(-3, -1, channels), beta=np.ones(channels)))
     client.train_step(layer, x, layout=layout, omit_output=True)
     inferred = client.infer(layer, x, layout=layout)
-    back = client.denormalize(layer, inferred.y, layout=layout)
-    np.testing.assert_allclose(back.x, x, rtol=1e-12, atol=1e-12)
+    back = client.denormalize(layer, inferred.output, layout=layout)
+    np.testing.assert_allclose(back.output, x, rtol=1e-12, atol=1e-12)
     assert (back.version, back.content_hash) == (inferred.version, inferred.content_hash)
 
 

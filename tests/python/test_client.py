@@ -53,7 +53,8 @@ def test_life_of_a_layer(client: normd.Client, layer: str) -> None:
     with pytest.raises(normd.AbortedError):
         client.reset_statistics(layer, expected_version=1)
     assert client.reset_statistics(layer, expected_version=3).version == 4
-    client.set_state(layer, normd.LayerState(running_mean=np.arange(3.0), running_var=np.ones(3), num_batches_tracked=9))
+    client.set_state(layer, normd.LayerState(running_mean=np.arange(3.0), running_var=np.ones(3),
+                                             num_batches_tracked=9))
     state = client.get_layer(layer).state
     assert state.running_mean.tolist() == [0, 1, 2] and state.num_batches_tracked == 9
 
@@ -175,7 +176,7 @@ def test_large_tensors_pass(client: normd.Client, layer: str) -> None:
     """gRPC's own default is 4 MiB."""
     client.create_layer(layer, 64)
     x = np.ones((8, 64, 112, 112), np.float32)
-    assert client.infer(layer, x).y.nbytes == x.nbytes
+    assert client.infer(layer, x).output.nbytes == x.nbytes
 
 
 def test_own_limit_is_a_clear_error(server: Server, layer: str) -> None:
@@ -276,7 +277,8 @@ def test_deadline_and_timeout_are_told_apart(flaky: tuple[Flaky, str]) -> None:
         service.release.set()
         service.codes = [grpc.StatusCode.UNAVAILABLE]
         retry = normd.RetryPolicy(initial_backoff=1000, max_backoff=1000)
-        with normd.Client(target, retry=retry, timeout=10) as patient, pytest.raises(normd.RetryTimeoutError) as timeout:
+        patient = normd.Client(target, retry=retry, timeout=10)
+        with patient, pytest.raises(normd.RetryTimeoutError) as timeout:
             patient.train_step("a", X)
     assert isinstance(deadline.value, TimeoutError) and not isinstance(deadline.value, normd.UnavailableError)
     assert isinstance(timeout.value, TimeoutError) and isinstance(timeout.value, normd.UnavailableError)

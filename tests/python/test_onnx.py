@@ -53,6 +53,6 @@ def test_vector(client: normd.Client, layer: str, folder: Path) -> None:
         np.testing.assert_allclose(after.running_mean, outputs[1], rtol=0, atol=TOLERANCE)
         np.testing.assert_allclose(after.running_var, outputs[2], rtol=0, atol=TOLERANCE)
     else:
-        y = client.infer(layer, x).y
+        y = client.infer(layer, x).output
     assert y.dtype == x.dtype
     np.testing.assert_allclose(y, outputs[0], rtol=0, atol=TOLERANCE)

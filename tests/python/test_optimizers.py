@@ -77,7 +77,8 @@ def test_the_other_kind_starts_anew_and_so_does_reset(client: normd.Client, laye
 
 
 @pytest.mark.parametrize("optimizer, word", [
-    (normd.SGD(-0.1), "learning_rate"), (normd.SGD(float("nan")), "learning_rate"), (normd.SGD(0.1, momentum=1), "momentum"),
+    (normd.SGD(-0.1), "learning_rate"), (normd.SGD(float("nan")), "learning_rate"),
+    (normd.SGD(0.1, momentum=1), "momentum"),
     (normd.SGD(0.1, nesterov=True), "nesterov"), (normd.SGD(0.1, 0.9, 0.1, nesterov=True), "dampening"),
     (normd.SGD(0.1, weight_decay=-1), "weight_decay"), (normd.Adam(0.1, beta1=1), "beta1"),
     (normd.Adam(0.1, beta2=-0.1), "beta2"), (normd.Adam(0.1, eps=0), "eps")])

@@ -78,11 +78,12 @@ def test_digits_example(client: normd.Client, server: Server, tmp_path: Path) ->
     layers = list(client.list_layers("digits.", with_state=True))
     assert [layer.name for layer in layers] == ["digits.bn1", "digits.bn2"]
     assert layers[0].state.num_batches_tracked == 3 * 23
-    assert client.infer("digits.bn1", np.load(sample)).y.shape == (4, 16, 8, 8)
+    assert client.infer("digits.bn1", np.load(sample)).output.shape == (4, 16, 8, 8)
 
 
 @pytest.mark.parametrize("arguments, message", [(["--epochs", "0"], "want at least 1"),
                                                 (["--server", "127.0.0.1:1"], "UNAVAILABLE")])
 def test_digits_example_says_what_is_wrong(arguments: list[str], message: str) -> None:
-    result = subprocess.run([sys.executable, PACKAGE / "examples/digits.py", *arguments], capture_output=True, text=True)
+    command = [sys.executable, PACKAGE / "examples/digits.py", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode != 0 and message in result.stderr and "Traceback" not in result.stderr

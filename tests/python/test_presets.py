@@ -76,7 +76,8 @@ def test_rule(client: normd.Client, layer: str, case: str) -> None:
         state = client.get_layer(layer).state
         np.testing.assert_allclose(state.running_mean, moving["mean"], rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(state.running_var, moving["var"], rtol=1e-12)
-    assert y_error(client.infer(layer, BATCHES[0]).y, normalize(BATCHES[0], moving["mean"], moving["var"], eps)) <= 1
+    want = normalize(BATCHES[0], moving["mean"], moving["var"], eps)
+    assert y_error(client.infer(layer, BATCHES[0]).output, want) <= 1
 
 
 class RunningMeanStd:
@@ -112,7 +113,7 @@ def test_rl_observation(client: normd.Client, layer: str, prior: float | None) -
         step = client.train_step(layer, obs)
         np.testing.assert_allclose(step.y, want, rtol=1e-9, atol=1e-9)
     far = theirs.mean + 1e6
-    np.testing.assert_array_equal(client.infer(layer, np.stack([far, -far])).y[0], [10] * 4)
+    np.testing.assert_array_equal(client.infer(layer, np.stack([far, -far])).output[0], [10] * 4)
     learned = client.get_layer(layer).state
     np.testing.assert_allclose(learned.running_mean, theirs.mean, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(learned.running_var, theirs.var, rtol=1e-10)

@@ -37,8 +37,9 @@ def test_partial_fit(client: normd.Client, layer: str, split: str, offset: float
     np.testing.assert_allclose(state.running_mean, data.mean(0), rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(state.running_var, (data - data.mean(0)).var(0), rtol=1e-9)
     assert state.sample_count.tolist() == [1000] * 4
-    np.testing.assert_allclose(client.infer(layer, data).y, scaler.transform(data), rtol=1e-6, atol=1e-6)
-    np.testing.assert_allclose(client.denormalize(layer, client.infer(layer, data).y).x, data, rtol=1e-9, atol=1e-9)
+    y = client.infer(layer, data).output
+    np.testing.assert_allclose(y, scaler.transform(data), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(client.denormalize(layer, y).output, data, rtol=1e-9, atol=1e-9)
 
 
 def test_digits(client: normd.Client, layer: str) -> None:
@@ -52,4 +53,4 @@ def test_digits(client: normd.Client, layer: str) -> None:
     state = client.get_layer(layer).state
     np.testing.assert_allclose(state.running_mean, scaler.mean_, rtol=1e-12, atol=1e-13)
     np.testing.assert_allclose(state.running_var, scaler.var_, rtol=1e-10, atol=1e-13)
-    np.testing.assert_allclose(client.infer(layer, data).y, scaler.transform(data), rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(client.infer(layer, data).output, scaler.transform(data), rtol=1e-9, atol=1e-9)

@@ -124,12 +124,13 @@ def test_nan_passes_through_infer(client: normd.Client, layer: str) -> None:
     client.create_layer(layer, 3)
     x = X.copy()
     x[0, 1, 0], x[1, 2, 0] = np.nan, np.inf
-    y = client.infer(layer, x).y
+    y = client.infer(layer, x).output
     assert np.isnan(y).sum() == 1 and np.isposinf(y).sum() == 1
 
 
 @pytest.mark.parametrize("state", [
-    {"running_mean": [0] * 3, "running_var": [1, -9.9999e-6, 1]}, {"running_mean": [0, np.nan, 0], "running_var": [1] * 3},
+    {"running_mean": [0] * 3, "running_var": [1, -9.9999e-6, 1]},
+    {"running_mean": [0, np.nan, 0], "running_var": [1] * 3},
     {"running_mean": [0] * 2, "running_var": [1] * 2}, {"running_mean": [0] * 3}, {"gamma": [1] * 3},
     {"gamma": [np.inf] * 3, "beta": [0] * 3}])
 def test_bad_state_is_refused(client: normd.Client, layer: str, state: dict[str, list[float]]) -> None:
@@ -194,7 +195,7 @@ def test_affine_off_tracking_off_gamma_zero(client: normd.Client, layer: str) ->
     plain = client.create_layer(layer + ".plain", 3, affine=False, track_running_stats=False)
     assert not plain.config.affine and not plain.config.track_running_stats
     step = client.train_step(layer + ".plain", X)
-    np.testing.assert_array_equal(client.infer(layer + ".plain", X).y, step.y)
+    np.testing.assert_array_equal(client.infer(layer + ".plain", X).output, step.y)
     state = client.get_layer(layer + ".plain").state
     assert state.running_mean.size == state.gamma.size == 0
     back = client.backward(layer + ".plain", X, X, batch_mean=step.batch_mean, batch_var=step.batch_var)

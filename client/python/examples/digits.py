@@ -1,8 +1,9 @@
 """Trains a small CNN on scikit-learn's handwritten digits twice from the same seed, and compares.
 
 The first run uses torch.nn.BatchNorm2d. In the second, the batch normalization lives in the layers digits.bn1 and
-digits.bn2 of a running normd: forward, backward, running statistics and the SGD steps on gamma and beta happen there. The
-mathematics is the same, so accuracies agree and running statistics differ by rounding. The layers stay on the server.
+digits.bn2 of a running normd: forward, backward, running statistics and the SGD steps on gamma and beta happen
+there. The mathematics is the same, so accuracies agree and running statistics differ by rounding. The layers
+stay on the server.
 
     digits.py --server 127.0.0.1:50051 --epochs 8 --seed 0 --sample-out x.npy
 
@@ -130,7 +131,7 @@ def serve(network: Network, client: normd.Client) -> Network:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Trains on handwritten digits with torch's batch norms and with normd's.")
+    parser = argparse.ArgumentParser(description="Trains on digits with torch's batch norms and with normd's.")
     parser.add_argument("--server", default="127.0.0.1:50051", help="where normd listens (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=8, help="passes over the training images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and order (default: %(default)s)")
@@ -167,7 +168,8 @@ def main() -> int:
                 with torch.no_grad():
                     sample = served_network.conv1(data.test_images[:4]).numpy()
                 np.save(arguments.sample_out, sample)
-                print(f"Input of {PREFIX}.bn1 for 4 test images, {sample.dtype} {list(sample.shape)}: {arguments.sample_out}")
+                print(f"Input of {PREFIX}.bn1 for 4 test images, {sample.dtype} {list(sample.shape)}: "
+                      f"{arguments.sample_out}")
                 print(f"Try: normctl --server {arguments.server} infer {PREFIX}.bn1 {arguments.sample_out} y.npy")
     except normd.Error as error:
         print(f"digits.py: {error}", file=sys.stderr)

@@ -3,28 +3,28 @@
     >>> with normd.Client("127.0.0.1:50051") as client:
     ...     client.create_layer("net.bn1", 64, preset="pytorch")
     ...     step = client.train_step("net.bn1", x)               # x: float32 or float64, (N, 64, ...)
-    ...     y = client.infer("net.bn1", x).y
+    ...     y = client.infer("net.bn1", x).output
 
 normd.torch holds drop-in replacements of torch.nn.BatchNorm1d/2d/3d; it is imported on its own, so that this package
 needs no torch.
 """
 
 from normd import presets
-from normd.client import Client
 from normd._content_hash import content_hash
+from normd.client import Client
 from normd.errors import (AbortedError, AlreadyExistsError, CancelledError, Code, DeadlineExceededError, Error,
                           FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError,
                           RetryTimeoutError, UnavailableError)
 from normd.presets import Preset
-from normd.types import (SGD, Adam, AdamW, Averaging, BackwardResult, DenormalizeResult, InferResult, Layer,
-                         LayerConfig, LayerState, Layout, NonFinitePolicy, Optimizer, RetryPolicy, TrainingStatistics,
-                         TrainStepResult, VarianceEstimator)
+from normd.types import (SGD, Adam, AdamW, Averaging, BackwardResult, InferResult, Layer, LayerConfig, LayerState,
+                         Layout, NonFinitePolicy, Optimizer, RetryPolicy, TrainingStatistics, TrainStepResult,
+                         VarianceEstimator)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD", "AbortedError", "Adam", "AdamW", "AlreadyExistsError", "Averaging", "BackwardResult", "CancelledError",
-    "Client", "Code", "DeadlineExceededError", "DenormalizeResult", "Error", "FailedPreconditionError", "InferResult",
+    "Client", "Code", "DeadlineExceededError", "Error", "FailedPreconditionError", "InferResult",
     "InvalidArgumentError", "Layer", "LayerConfig", "LayerState", "Layout", "NonFinitePolicy", "NotFoundError",
     "Optimizer", "Preset", "ResourceExhaustedError", "RetryPolicy", "RetryTimeoutError", "TrainStepResult",
     "TrainingStatistics", "UnavailableError", "VarianceEstimator", "content_hash", "presets",

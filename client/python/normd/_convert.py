@@ -12,7 +12,8 @@ from normd.v1 import normalization_service_pb2, resources_pb2, tensor_pb2  # typ
 from normd.types import (Adam, Averaging, Float64Array, FloatArray, Int64Array, Layer, LayerConfig,
                          LayerState, Layout, NonFinitePolicy, Optimizer, SGD, TrainingStatistics, VarianceEstimator)
 
-_DTYPES: dict[np.dtype[Any], int] = {np.dtype("<f4"): tensor_pb2.DATA_TYPE_FLOAT32, np.dtype("<f8"): tensor_pb2.DATA_TYPE_FLOAT64}
+_DTYPES: dict[np.dtype[Any], int] = {np.dtype("<f4"): tensor_pb2.DATA_TYPE_FLOAT32,
+                                     np.dtype("<f8"): tensor_pb2.DATA_TYPE_FLOAT64}
 _NUMPY_DTYPES: dict[int, np.dtype[Any]] = {value: key for key, value in _DTYPES.items()}
 _LAYOUTS = {"channels_first": tensor_pb2.LAYOUT_CHANNELS_FIRST, "channels_last": tensor_pb2.LAYOUT_CHANNELS_LAST}
 _ENUMS = {"averaging": Averaging, "running_var_estimator": VarianceEstimator,

@@ -12,7 +12,7 @@ from normd import _convert
 from normd._connection import Connection, check_timeout
 from normd._convert import PerChannel
 from normd.presets import Preset
-from normd.types import (BackwardResult, DenormalizeResult, FloatArray, InferResult, Layer, LayerState, Layout,
+from normd.types import (BackwardResult, FloatArray, InferResult, Layer, LayerState, Layout,
                          Optimizer, RetryPolicy, TrainStepResult)
 from normd.v1 import (layer_service_pb2, layer_service_pb2_grpc,  # type: ignore[import]
                       normalization_service_pb2, normalization_service_pb2_grpc, resources_pb2)
@@ -213,10 +213,11 @@ class Client:
         request = normalization_service_pb2.InferRequest(layer=layer, x=_convert.to_tensor(x, layout, "x"),
                                                          version=version)
         answer = self._call(self._work.Infer, request, timeout)
-        return InferResult(y=_convert.to_array(answer.y), version=answer.version, content_hash=answer.content_hash)
+        return InferResult(output=_convert.to_array(answer.y), version=answer.version,
+                           content_hash=answer.content_hash)
 
     def denormalize(self, layer: str, y: FloatArray, *, layout: Layout = "channels_first", version: int = 0,
-                    timeout: Optional[float] = None) -> DenormalizeResult:
+                    timeout: Optional[float] = None) -> InferResult:
         """The inverse of infer: x = (y - beta) / (gamma * inv_std) + mean. Changes nothing.
 
         Raises:
@@ -225,8 +226,8 @@ class Client:
         request = normalization_service_pb2.DenormalizeRequest(layer=layer, y=_convert.to_tensor(y, layout, "y"),
                                                                version=version)
         answer = self._call(self._work.Denormalize, request, timeout)
-        return DenormalizeResult(x=_convert.to_array(answer.x), version=answer.version,
-                                 content_hash=answer.content_hash)
+        return InferResult(output=_convert.to_array(answer.x), version=answer.version,
+                           content_hash=answer.content_hash)
 
     def backward(self, layer: str, x: FloatArray, dy: FloatArray, *, layout: Layout = "channels_first",
                  batch_mean: Optional[PerChannel] = None, batch_var: Optional[PerChannel] = None,

@@ -47,7 +47,7 @@ def onnx(momentum: float = 0.9, epsilon: float = 1e-5) -> Preset:
 
 
 def keras(momentum: float = 0.99, epsilon: float = 1e-3, *, fused: bool = False) -> Preset:
-    """keras.layers.BatchNormalization: momentum weighs the old statistics. `fused`: Keras 2 on rank 4, sample variance."""
+    """keras.layers.BatchNormalization: momentum weighs the old statistics. `fused`: Keras 2 on rank 4."""
     return Preset("keras_fused" if fused else "keras", {"eps": epsilon, "update_weight": _one_minus(momentum)})
 
 

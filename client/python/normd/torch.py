@@ -63,7 +63,7 @@ class _Normalize(torch.autograd.Function):
         answer = module.client.infer(module.layer, array, layout=layout)
         ctx.statistics = {"frozen": True, "version": answer.version}
         ctx.content_hash, ctx.affine = answer.content_hash, (module._gamma, module._beta)
-        return _to_torch(answer.y, layout)
+        return _to_torch(answer.output, layout)
 
     @staticmethod
     @torch.autograd.function.once_differentiable  # type: ignore[misc]
@@ -83,8 +83,8 @@ class _Normalize(torch.autograd.Function):
         except FailedPreconditionError:
             if not ctx.statistics.get("frozen"):
                 raise
-            # A new version is no obstacle where only gamma and beta have changed, as they do when weight and bias learn:
-            # with the forward's own, the hash must be what infer answered with.
+            # A new version is no obstacle where only gamma and beta have changed, as they do when weight and bias
+            # learn: with the forward's own, the hash must be what infer answered with.
             newest = module.client.get_layer(module.layer)
             assert newest.state is not None
             gamma, beta = ctx.affine
@@ -193,8 +193,8 @@ class _ServedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         """Normalizes a batch, (N, C, ...)."""
         self._check_input_dim(input)  # type: ignore[no-untyped-call]
         if input.device.type != "cpu":
-            raise RuntimeError(f"layer {self.layer!r}: input is on {input.device}, want cpu: normd's modules send their "
-                               "tensors to a server; call .cpu() before and .to(device) after")
+            raise RuntimeError(f"layer {self.layer!r}: input is on {input.device}, want cpu: normd's modules send "
+                               "their tensors to a server; call .cpu() before and .to(device) after")
         if input.dtype not in (torch.float32, torch.float64):
             raise TypeError(f"layer {self.layer!r}: input is {input.dtype}, want torch.float32 or torch.float64")
         if self.weight is not None and self.weight.dtype != input.dtype:
@@ -216,7 +216,7 @@ class _ServedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             self._adopt_statistics(layer)
 
     def pull(self) -> None:
-        """Overwrites everything here, weight and bias too, with what the layer has: another process may have trained."""
+        """Overwrites everything here, weight and bias too, with what the layer has: others may have trained it."""
         self._adopt(self.client.get_layer(self.layer))
 
     def reset_running_stats(self) -> None:
@@ -377,7 +377,7 @@ class BatchNorm2d(_ServedBatchNorm, torch.nn.BatchNorm2d):
       state_dict();
     * with `optimizer=normd.SGD(...)` or normd.Adam, the server moves them in every backward pass, for all processes
       that train on the layer; `weight` and `bias` show the result and have requires_grad off. Their learning rate is
-      `module.optimizer`'s. The gradients of a loss that was computed from several forward passes are applied one by one.
+      `module.optimizer`'s. The gradients of a loss computed from several forward passes are applied one by one.
 
     Backward gives gradients in training mode, in eval() and frozen (freeze()); it can be done once per forward.
 
@@ -417,8 +417,8 @@ def replace_batch_norms(module: torch.nn.Module, client: Client, prefix: str, *,
     Layers are named `prefix` + "." + the path in named_modules(), e.g. "resnet50.layer1.0.bn1". Each one starts with
     the settings, weight, bias and running statistics of the module that it replaces (which stays as it was), and its
     training mode. With create "auto" or "existing", a layer that exists keeps what it has learned, and the new module
-    takes that over. Batch norms that already are ours stay. If `module` itself is a batch norm, the new one is returned,
-    and its layer is called `prefix`.
+    takes that over. Batch norms that already are ours stay. If `module` itself is a batch norm, the new one is
+    returned, and its layer is called `prefix`.
 
     Weight and bias become new parameters: make your optimizer afterwards.
     """

@@ -128,18 +128,9 @@ class TrainStepResult:
 
 @dataclass(frozen=True, eq=False)
 class InferResult:
-    """Answer of infer: y in x's dtype and shape, writable, and the version that computed it."""
+    """Answer of infer and denormalize: an array of the input's dtype and shape, writable, and the version behind it."""
 
-    y: FloatArray
-    version: int
-    content_hash: str
-
-
-@dataclass(frozen=True, eq=False)
-class DenormalizeResult:
-    """Answer of denormalize: x in y's dtype and shape, writable, and the version that computed it."""
-
-    x: FloatArray
+    output: FloatArray
     version: int
     content_hash: str
 
@@ -168,7 +159,7 @@ class BackwardResult:
 
 @dataclass(frozen=True)
 class SGD:
-    """A step of torch.optim.SGD that backward takes on the server, for gamma and beta. `momentum` is the optimizer's."""
+    """A step of torch.optim.SGD that backward takes on the server, for gamma and beta; its own `momentum`."""
 
     learning_rate: float
     momentum: float = 0.0
