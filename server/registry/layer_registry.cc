@@ -80,7 +80,8 @@ std::shared_ptr<const LayerSnapshot> FirstSnapshot(const CreateLayerSpec& spec, 
   auto snapshot = std::make_shared<LayerSnapshot>();
   snapshot->name = spec.name;
   snapshot->uid = base::NewUid();
-  snapshot->preset = spec.preset.empty() ? std::string(layer::kDefaultPreset) : spec.preset;
+  snapshot->preset = spec.preset;
+  if (spec.preset.empty()) snapshot->preset.assign(layer::kDefaultPreset.data(), layer::kDefaultPreset.size());
   snapshot->config = std::make_shared<layer::LayerConfig>(spec.config);
   snapshot->statistics = std::make_shared<layer::Statistics>(layer::Statistics::Initial(spec.config));
   snapshot->affine = std::make_shared<layer::Affine>(layer::Affine::Initial(spec.config));

@@ -1,7 +1,5 @@
 #include "server/registry/request_log.h"
 
-#include <utility>
-
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
@@ -18,10 +16,10 @@ absl::StatusOr<const RequestLog::Outcome*> RequestLog::Find(absl::string_view re
   return &found->second;
 }
 
-void RequestLog::Record(absl::string_view request_id, Outcome outcome) {
+void RequestLog::Record(absl::string_view request_id, const Outcome& outcome) {
   if (request_id.empty() || capacity_ == 0) return;
   if (order_.size() == capacity_) outcomes_.erase(order_[next_]);
-  const absl::string_view key = outcomes_.emplace(request_id, std::move(outcome)).first->first;
+  const absl::string_view key = outcomes_.emplace(request_id, outcome).first->first;
   if (order_.size() < capacity_) {
     order_.push_back(key);
   } else {

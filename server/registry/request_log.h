@@ -36,7 +36,7 @@ class RequestLog {
   absl::StatusOr<const Outcome*> Find(absl::string_view request_id, uint64_t fingerprint) const;
 
   // Remembers; does nothing for an empty id. REQUIRES: Find returned null for this id.
-  void Record(absl::string_view request_id, Outcome outcome);
+  void Record(absl::string_view request_id, const Outcome& outcome);
 
  private:
   const std::size_t capacity_;

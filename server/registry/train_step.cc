@@ -131,9 +131,9 @@ class Step {
     std::shared_ptr<const Statistics> statistics;
   };
 
-  static Source SourceOf(const LayerSnapshot& snapshot, std::shared_ptr<const Statistics> before) {
+  static Source SourceOf(const LayerSnapshot& snapshot, const std::shared_ptr<const Statistics>& before) {
     const bool after = snapshot.config->normalize_training_with == TrainingStatistics::kRunningAfterUpdate;
-    return {snapshot.config, snapshot.affine, after ? snapshot.statistics : std::move(before)};
+    return {snapshot.config, snapshot.affine, after ? snapshot.statistics : before};
   }
 
   // Whether both give the same y with batch statistics.
