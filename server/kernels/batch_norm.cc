@@ -169,8 +169,8 @@ void Backward(NcsView<const T> x, NcsView<const T> dy, const ChannelParams& para
       scratch.scale[c] = GammaAt(params, c) * inv_std[c];
       scratch.mean_g[c] = g / n;
       scratch.slope[c] = inv_std[c] * (gx / n);
-      scratch.live[c] = !std::isnan(mean[c]);
-      if (!scratch.live[c]) {
+      scratch.live[c] = std::isnan(mean[c]) ? 0 : 1;
+      if (scratch.live[c] == 0) {
         all_live = false;
         dgamma[c] = 0;
         dbeta[c] = 0;

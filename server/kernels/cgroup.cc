@@ -63,7 +63,7 @@ bool HasCpu(const std::string& controllers) {
 }  // namespace
 
 std::optional<double> CgroupCores(const std::string& root) {
-  const std::string mounts = root + "/sys/fs/cgroup";
+  const std::string mounts = root + "/sys/fs/cgroup/";
   std::optional<double> smallest;
   std::ifstream file(root + "/proc/self/cgroup");
   // Lines "<hierarchy>:<controllers>:<path>"; v2 is hierarchy 0 and names no controllers.
@@ -75,10 +75,10 @@ std::optional<double> CgroupCores(const std::string& root) {
     const std::string path = line.substr(second + 1);
     if (line.compare(0, first, "0") == 0 && controllers.empty()) {
       TakeSmaller(SmallestUpwards(mounts, path, ReadV2), &smallest);
-      TakeSmaller(SmallestUpwards(mounts + "/unified", path, ReadV2), &smallest);
+      TakeSmaller(SmallestUpwards(mounts + "unified", path, ReadV2), &smallest);
     } else if (HasCpu(controllers)) {
-      TakeSmaller(SmallestUpwards(mounts + "/" + controllers, path, ReadV1), &smallest);
-      TakeSmaller(SmallestUpwards(mounts + "/cpu", path, ReadV1), &smallest);
+      TakeSmaller(SmallestUpwards(mounts + controllers, path, ReadV1), &smallest);
+      TakeSmaller(SmallestUpwards(mounts + "cpu", path, ReadV1), &smallest);
     }
   }
   return smallest;
