@@ -5,9 +5,9 @@
 #include <limits>
 
 #include "absl/status/status.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "server/app/listen_address.h"
 
 namespace normd::app {
@@ -81,6 +81,11 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
     result.action = CommandLine::Action::kPrint;
     result.text = absl::StrCat("normd ", NORMD_VERSION, "\n");
     return result;
+  } catch (const CLI::ConfigError& e) {
+    // CLI11 speaks of INI files, and does not say which.
+    const absl::string_view key = absl::StripPrefix(e.what(), "INI was not able to parse ");
+    return absl::InvalidArgumentError(
+        absl::StrCat(app["--config"]->as<std::string>(), ": unknown setting '", key, "'"));
   } catch (const CLI::Error& e) {
     return absl::InvalidArgumentError(absl::StrReplaceAll(e.what(), {{"\n", " "}}));
   }

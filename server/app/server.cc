@@ -1,7 +1,6 @@
 #include "server/app/server.h"
 
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
 
@@ -18,10 +17,9 @@
 namespace normd::app {
 namespace {
 
-// gRPC keeps these switches per process, to be set before the first server.
-void EnableStandardServices() {
+// gRPC keeps this switch per process, to be set before the first server.
+void EnableReflection() {
   static const bool once = [] {
-    grpc::EnableDefaultHealthCheckService(true);
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     return true;
   }();
@@ -31,7 +29,7 @@ void EnableStandardServices() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Logger* logger) {
-  EnableStandardServices();
+  EnableReflection();
   const int cores = options.threads > 0 ? options.threads : kernels::AvailableCores();
   std::unique_ptr<Server> server(new Server(options, cores, logger));
   if (absl::Status status = server->Listen(options); !status.ok()) return status;
@@ -47,7 +45,8 @@ Server::Server(const ServerOptions& options, int cores, Logger* logger)
       registry_(options.limits, base::Clock::System()),
       compute_thread_(static_cast<std::size_t>(options.max_waiting_calls)),
       layer_service_(&registry_, &call_log_),
-      normalization_service_(&registry_, &compute_thread_, cores, &call_log_) {}
+      normalization_service_(&registry_, &compute_thread_, cores, &call_log_),
+      health_service_({v1::LayerService::service_full_name(), v1::NormalizationService::service_full_name()}) {}
 
 Server::~Server() {
   if (grpc_server_ != nullptr) Shutdown(absl::ZeroDuration());
@@ -78,15 +77,13 @@ absl::Status Server::Listen(const ServerOptions& options) {
   }
   builder.RegisterService(&layer_service_);
   builder.RegisterService(&normalization_service_);
+  builder.RegisterService(&health_service_);
   grpc_server_ = builder.BuildAndStart();
   if (grpc_server_ == nullptr) {
     // gRPC stops at the first address that fails.
     const bool tcp_failed = !options.listen.empty() && tcp_port == 0;
     return tcp_failed ? WhyNotTcp(tcp) : WhyNotUnix(options.unix_socket);
   }
-  grpc::HealthCheckServiceInterface* health = grpc_server_->GetHealthCheckService();
-  health->SetServingStatus(v1::LayerService::service_full_name(), true);
-  health->SetServingStatus(v1::NormalizationService::service_full_name(), true);
   if (!options.listen.empty()) addresses_.push_back(JoinHostPort({tcp.host, tcp_port}));
   if (!options.unix_socket.empty()) addresses_.push_back(absl::StrCat("unix:", options.unix_socket));
   return absl::OkStatus();
@@ -94,7 +91,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
 
 void Server::Shutdown(absl::Duration drain_timeout) {
   logger_->Log(LogLevel::kInfo, "stopping", {{"drain_timeout_s", absl::ToDoubleSeconds(drain_timeout)}});
-  grpc_server_->GetHealthCheckService()->Shutdown();
+  health_service_.Shutdown();
   grpc_server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(drain_timeout));
   grpc_server_->Wait();
   grpc_server_.reset();  // Waits for handlers that still run.

@@ -3,6 +3,7 @@
 
 #include <grpcpp/server.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -14,6 +15,7 @@
 #include "server/app/logger.h"
 #include "server/base/compute_thread.h"
 #include "server/registry/layer_registry.h"
+#include "server/service/health_service.h"
 #include "server/service/layer_service.h"
 #include "server/service/normalization_service.h"
 
@@ -47,6 +49,9 @@ class Server {
   // Where it listens: "127.0.0.1:41234", "unix:/run/normd.sock".
   const std::vector<std::string>& addresses() const { return addresses_; }
 
+  // Calls with large tensors that wait for the compute thread.
+  std::size_t waiting_calls() const { return compute_thread_.waiting(); }
+
   // Says NOT_SERVING to health checks and to those who watch, takes no more calls, waits for the running ones until
   // `drain_timeout` is over, and cancels the rest. Returns when no call runs any more. Once.
   void Shutdown(absl::Duration drain_timeout);
@@ -62,6 +67,7 @@ class Server {
   base::ComputeThread compute_thread_;
   service::LayerServiceImpl layer_service_;
   service::NormalizationServiceImpl normalization_service_;
+  service::HealthService health_service_;
   std::vector<std::string> addresses_;
   std::unique_ptr<grpc::Server> grpc_server_;
 };

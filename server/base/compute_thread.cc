@@ -26,6 +26,11 @@ bool ComputeThread::Submit(Job& job) {
   return true;
 }
 
+std::size_t ComputeThread::waiting() const {
+  const MutexLock lock(&mutex_);
+  return waiting_.size();
+}
+
 void ComputeThread::Run() {
   std::unique_lock<std::mutex> lock(mutex_.native());
   while (true) {

@@ -29,12 +29,15 @@ class ComputeThread {
   // Takes `job` over and returns true, or returns false at once, with `job` untouched, if max_waiting jobs wait.
   [[nodiscard]] bool Submit(Job& job);
 
+  // Jobs that wait behind the running one.
+  std::size_t waiting() const;
+
  private:
   // Waits on a condition variable, which the thread-safety analysis cannot follow.
   void Run() ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
   const std::size_t max_waiting_;
-  Mutex mutex_;
+  mutable Mutex mutex_;
   std::condition_variable wake_;
   std::deque<Job> waiting_ ABSL_GUARDED_BY(mutex_);
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

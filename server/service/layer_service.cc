@@ -133,9 +133,6 @@ grpc::ServerUnaryReactor* LayerServiceImpl::ResetStatistics(grpc::CallbackServer
                                                             const v1::ResetStatisticsRequest* request,
                                                             v1::ResetStatisticsResponse* response) {
   return Handle(context, "ResetStatistics", request->name(), request, response, observer_, [&]() -> absl::Status {
-    if (absl::Status status = CheckNotNegative("expected_version", request->expected_version()); !status.ok()) {
-      return status;
-    }
     return Answer(registry_->ResetStatistics(request->name(), request->expected_version(), request->request_id()),
                   response);
   });
@@ -146,9 +143,6 @@ grpc::ServerUnaryReactor* LayerServiceImpl::SetState(grpc::CallbackServerContext
                                                      v1::SetStateResponse* response) {
   return Handle(context, "SetState", request->name(), request, response, observer_, [&]() -> absl::Status {
     if (absl::Status status = layer::ValidateName(request->name()); !status.ok()) return status;
-    if (absl::Status status = CheckNotNegative("expected_version", request->expected_version()); !status.ok()) {
-      return status;
-    }
     if (!request->has_state() && !request->reset_optimizer()) {
       return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(request->name()), "state is missing"));
     }

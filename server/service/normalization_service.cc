@@ -19,12 +19,6 @@ namespace {
 
 int64_t DataBytes(const v1::Tensor& tensor) { return static_cast<int64_t>(tensor.data().size()); }
 
-absl::Status CheckVersion(absl::string_view layer, int64_t version) {
-  if (version >= 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(layer::LayerPrefix(layer), "version is ", version, ", want 0 or more"));
-}
-
 template <typename Response>
 absl::Status Answer(absl::StatusOr<registry::InferenceResult> result, Response* response) {
   if (!result.ok()) return result.status();
@@ -112,7 +106,6 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Infer(grpc::CallbackServerCo
       [this, request, response](const registry::CallControl& control) -> absl::Status {
         absl::StatusOr<layer::TensorView> x = ToTensorView(request->layer(), "x", request->has_x(), request->x());
         if (!x.ok()) return x.status();
-        if (absl::Status s = CheckVersion(request->layer(), request->version()); !s.ok()) return s;
         char* y = AllocateLike(*x, response->mutable_y());
         return Answer(registry::Infer(*registry_, request->layer(), *x, request->version(), control, y), response);
       });
@@ -126,7 +119,6 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Denormalize(grpc::CallbackSe
                   absl::StatusOr<layer::TensorView> y =
                       ToTensorView(request->layer(), "y", request->has_y(), request->y());
                   if (!y.ok()) return y.status();
-                  if (absl::Status s = CheckVersion(request->layer(), request->version()); !s.ok()) return s;
                   char* x = AllocateLike(*y, response->mutable_x());
                   return Answer(registry::Denormalize(*registry_, request->layer(), *y, request->version(), control, x),
                                 response);
@@ -146,7 +138,6 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Backward(grpc::CallbackServe
         if (!dy.ok()) return dy.status();
         absl::StatusOr<registry::BackwardInput::Mode> mode = ToBackwardMode(request->layer(), request->mode());
         if (!mode.ok()) return mode.status();
-        if (absl::Status s = CheckVersion(request->layer(), request->version()); !s.ok()) return s;
         registry::BackwardInput input;
         input.layer = request->layer();
         input.x = *x;

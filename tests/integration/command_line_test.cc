@@ -1,0 +1,110 @@
+// The command line and the sample config file, without a process.
+
+#include "server/app/command_line.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <regex>
+#include <set>
+
+#include "tests/status_matchers.h"
+
+namespace normd::app {
+namespace {
+
+using ::normd::tests::StatusIs;
+
+absl::StatusOr<CommandLine> Parse(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "normd");
+  return ParseCommandLine(static_cast<int>(arguments.size()), arguments.data());
+}
+
+void ExpectSame(const CommandLine& a, const CommandLine& b) {
+  EXPECT_EQ(a.server.listen, b.server.listen);
+  EXPECT_EQ(a.server.unix_socket, b.server.unix_socket);
+  EXPECT_EQ(a.server.max_message_bytes, b.server.max_message_bytes);
+  EXPECT_EQ(a.server.limits.max_layers, b.server.limits.max_layers);
+  EXPECT_EQ(a.server.limits.max_channels, b.server.limits.max_channels);
+  EXPECT_EQ(a.server.threads, b.server.threads);
+  EXPECT_EQ(a.log_level, b.log_level);
+  EXPECT_EQ(a.log_format, b.log_format);
+  EXPECT_EQ(a.drain_timeout, b.drain_timeout);
+}
+
+TEST(CommandLine, Defaults) {
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine command, Parse({}));
+  EXPECT_EQ(command.action, CommandLine::Action::kServe);
+  EXPECT_EQ(command.server.listen, "127.0.0.1:50051");
+  EXPECT_EQ(command.server.max_message_bytes, 256 << 20);
+  EXPECT_EQ(command.drain_timeout, absl::Seconds(10));
+  EXPECT_EQ(command.log_level, LogLevel::kInfo);
+}
+
+TEST(CommandLine, EveryFlag) {
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine command,
+                             Parse({"--listen", "[::1]:7", "--unix-socket", "/x", "--log-level", "warn", "--log-format",
+                                    "json", "--drain-timeout", "0.5", "--max-message-bytes", "1024", "--max-layers",
+                                    "3", "--max-channels", "4", "--threads", "5"}));
+  EXPECT_EQ(command.server.listen, "[::1]:7");
+  EXPECT_EQ(command.server.unix_socket, "/x");
+  EXPECT_EQ(command.log_level, LogLevel::kWarn);
+  EXPECT_EQ(command.log_format, LogFormat::kJson);
+  EXPECT_EQ(command.drain_timeout, absl::Milliseconds(500));
+  EXPECT_EQ(command.server.max_message_bytes, 1024);
+  EXPECT_EQ(command.server.limits.max_layers, 3);
+  EXPECT_EQ(command.server.limits.max_channels, 4);
+  EXPECT_EQ(command.server.threads, 5);
+}
+
+TEST(CommandLine, TheSampleConfigHoldsEverySettingWithItsDefault) {
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine defaults, Parse({}));
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine sample, Parse({"--config", NORMD_SAMPLE_CONFIG}));
+  ExpectSame(defaults, sample);
+
+  std::set<std::string> in_sample;
+  std::ifstream file(NORMD_SAMPLE_CONFIG);
+  const std::regex setting("(?:# )?([a-z-]+) = .*");
+  for (std::string line; std::getline(file, line);) {
+    std::smatch match;
+    if (std::regex_match(line, match, setting)) in_sample.insert(match[1]);
+  }
+  std::set<std::string> in_help;
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine help, Parse({"--help"}));
+  const std::regex flag("--([a-z-]+)");
+  for (std::sregex_iterator it(help.text.begin(), help.text.end(), flag), end; it != end; ++it) {
+    in_help.insert((*it)[1]);
+  }
+  for (const char* not_a_setting : {"help", "version", "config", "healthcheck"}) in_help.erase(not_a_setting);
+  EXPECT_EQ(in_sample, in_help);
+}
+
+TEST(CommandLine, HealthcheckDialsWhatTheFlagsStart) {
+  struct {
+    std::vector<const char*> arguments;
+    const char* address;
+  } const cases[] = {
+      {{"--healthcheck"}, "127.0.0.1:50051"},
+      {{"--healthcheck", "10.0.0.1:5"}, "10.0.0.1:5"},
+      {{"--listen", "0.0.0.0:7", "--healthcheck"}, "127.0.0.1:7"},
+      {{"--listen", "[::]:7", "--healthcheck"}, "[::1]:7"},
+      {{"--unix-socket", "/x", "--healthcheck"}, "unix:/x"},
+  };
+  for (const auto& c : cases) {
+    NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine command, Parse(c.arguments));
+    EXPECT_EQ(command.action, CommandLine::Action::kCheckHealth);
+    EXPECT_EQ(command.health_address, c.address);
+  }
+}
+
+TEST(CommandLine, ErrorsNameTheFlag) {
+  EXPECT_THAT(Parse({"--max-channels", "0"}), StatusIs(absl::StatusCode::kInvalidArgument, "--max-channels"));
+  EXPECT_THAT(Parse({"--max-message-bytes", "2147483648"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, "--max-message-bytes"));
+  EXPECT_THAT(Parse({"--drain-timeout", "-1"}), StatusIs(absl::StatusCode::kInvalidArgument, "--drain-timeout"));
+  EXPECT_THAT(Parse({"extra"}), StatusIs(absl::StatusCode::kInvalidArgument, "extra"));
+}
+
+}  // namespace
+}  // namespace normd::app

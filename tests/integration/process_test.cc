@@ -1,0 +1,299 @@
+// The program normd as scripts and containers meet it: what it prints, how it ends, and what its settings do.
+
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+extern char** environ;
+
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::MatchesRegex;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+std::string ReadFile(const std::string& path) {
+  std::ifstream file(path);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+class ProcessTest : public ::testing::Test {
+ protected:
+  ProcessTest() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "normd-test-XXXXXX").string();
+    if (mkdtemp(pattern.data()) != nullptr) dir_ = pattern;
+  }
+  ~ProcessTest() override {
+    std::error_code ignored;
+    std::filesystem::remove_all(dir_, ignored);
+  }
+  std::string Path(const std::string& name) const { return dir_ + "/" + name; }
+  std::string WriteConfig(const std::string& text) const {
+    std::ofstream(Path("config.toml")) << text;
+    return Path("config.toml");
+  }
+
+  std::string dir_;
+};
+
+// A running normd; killed at the end if it still runs. stderr goes into a file.
+class Normd {
+ public:
+  explicit Normd(std::vector<std::string> arguments) {
+    static int count = 0;
+    stderr_path_ = (std::filesystem::temp_directory_path() /
+                    ("normd-stderr-" + std::to_string(getpid()) + "-" + std::to_string(++count)))
+                       .string();
+    int pipe_fds[2];
+    EXPECT_EQ(pipe2(pipe_fds, O_CLOEXEC), 0);
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, pipe_fds[1], STDOUT_FILENO);
+    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, stderr_path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    arguments.insert(arguments.begin(), NORMD_BINARY);
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) argv.push_back(argument.data());
+    argv.push_back(nullptr);
+    EXPECT_EQ(posix_spawn(&pid_, NORMD_BINARY, &actions, nullptr, argv.data(), environ), 0);
+    posix_spawn_file_actions_destroy(&actions);
+    close(pipe_fds[1]);
+    stdout_ = fdopen(pipe_fds[0], "r");
+  }
+  ~Normd() {
+    if (pid_ > 0) {
+      kill(pid_, SIGKILL);
+      waitpid(pid_, nullptr, 0);
+    }
+    fclose(stdout_);
+    std::filesystem::remove(stderr_path_);
+  }
+  Normd(const Normd&) = delete;
+  Normd& operator=(const Normd&) = delete;
+
+  // The next line on stdout without its end; empty when there is none.
+  std::string ReadLine() {
+    char* line = nullptr;
+    size_t capacity = 0;
+    const ssize_t length = getline(&line, &capacity, stdout_);
+    std::string result = length > 0 ? std::string(line, static_cast<size_t>(length)) : "";
+    free(line);
+    if (!result.empty() && result.back() == '\n') result.pop_back();
+    return result;
+  }
+  std::string ReadAll() {
+    std::string all;
+    for (std::string line = ReadLine(); !line.empty(); line = ReadLine()) all += line + "\n";
+    return all;
+  }
+  // Address of the line "normd listening on ADDRESS".
+  std::string ReadAddress() {
+    const std::string start = "normd listening on ";
+    const std::string line = ReadLine();
+    EXPECT_THAT(line, StartsWith(start)) << ReadFile(stderr_path_);
+    return line.size() > start.size() ? line.substr(start.size()) : "";
+  }
+  void Signal(int number) { kill(pid_, number); }
+  // Exit status once it has ended by itself; -number if a signal killed it.
+  int Wait() {
+    int status = 0;
+    waitpid(pid_, &status, 0);
+    pid_ = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+  }
+  std::string Stderr() const { return ReadFile(stderr_path_); }
+
+ private:
+  pid_t pid_ = -1;
+  FILE* stdout_ = nullptr;
+  std::string stderr_path_;
+};
+
+struct Result {
+  int exit_status;
+  std::string out;
+  std::string err;
+};
+
+Result RunToEnd(const std::vector<std::string>& arguments) {
+  Normd process(arguments);
+  Result result;
+  result.out = process.ReadAll();
+  result.exit_status = process.Wait();
+  result.err = process.Stderr();
+  return result;
+}
+
+int CountLines(const std::string& text) { return static_cast<int>(std::count(text.begin(), text.end(), '\n')); }
+
+TEST_F(ProcessTest, SaysWhereItListensAndEndsOnSigterm) {
+  for (const int number : {SIGTERM, SIGINT}) {
+    Normd normd({"--listen", "127.0.0.1:0", "--unix-socket", Path("normd.sock")});
+    EXPECT_THAT(normd.ReadAddress(), MatchesRegex("127\\.0\\.0\\.1:[1-9][0-9]*"));
+    EXPECT_EQ(normd.ReadAddress(), "unix:" + Path("normd.sock"));
+    normd.Signal(number);
+    EXPECT_EQ(normd.ReadLine(), "") << "nothing more on stdout";
+    EXPECT_EQ(normd.Wait(), 0);
+    EXPECT_THAT(normd.Stderr(), HasSubstr("message=stopped"));
+    EXPECT_FALSE(std::filesystem::exists(Path("normd.sock")));
+  }
+}
+
+TEST_F(ProcessTest, ASecondSignalEndsItAtOnce) {
+  Normd normd({"--listen", "", "--unix-socket", Path("normd.sock"), "--drain-timeout", "86400"});
+  EXPECT_EQ(normd.ReadAddress(), "unix:" + Path("normd.sock"));
+  // A call that never gets anywhere holds the shutdown up: the HTTP/2 preface, empty SETTINGS, and the HEADERS of an
+  // Infer without a message (RFC 9113; HPACK literals without indexing).
+  std::string bytes = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+  bytes += std::string("\0\0\0\4\0\0\0\0\0", 9);
+  std::string headers = "\x83\x86";  // :method POST, :scheme http
+  const auto add = [&headers](const std::string& name, const std::string& value) {
+    headers += '\0';
+    headers += static_cast<char>(name.size());
+    headers += name;
+    headers += static_cast<char>(value.size());
+    headers += value;
+  };
+  add(":path", "/normd.v1.NormalizationService/Infer");
+  add(":authority", "localhost");
+  add("te", "trailers");
+  add("content-type", "application/grpc");
+  bytes += std::string("\0\0", 2) + static_cast<char>(headers.size()) + std::string("\1\4\0\0\0\1", 6) + headers;
+  // A ping after it: its answer says that the server has read what stood before.
+  bytes += std::string("\0\0\x8\6\0\0\0\0\0", 9) + "12345678";
+  const int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  Path("normd.sock").copy(address.sun_path, sizeof(address.sun_path) - 1);
+  ASSERT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(write(fd, bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+  std::string got;
+  char chunk[512];
+  while (got.find("12345678") == std::string::npos) {
+    const ssize_t length = read(fd, chunk, sizeof(chunk));
+    ASSERT_GT(length, 0) << "the server has closed the connection";
+    got.append(chunk, static_cast<size_t>(length));
+  }
+
+  normd.Signal(SIGTERM);
+  // GOAWAY (frame type 7) or the end: the first signal has been taken.
+  while (normd.Stderr().find("message=stopping") == std::string::npos) usleep(1000);
+  normd.Signal(SIGTERM);
+  EXPECT_EQ(normd.Wait(), 128 + SIGTERM);
+  close(fd);
+}
+
+TEST_F(ProcessTest, ATakenPortIsAnErrorOfOneLine) {
+  Normd first({"--listen", "127.0.0.1:0"});
+  const std::string address = first.ReadAddress();
+  const Result second = RunToEnd({"--listen", address});
+  EXPECT_EQ(second.exit_status, 1);
+  EXPECT_THAT(second.out, IsEmpty());
+  EXPECT_THAT(second.err, HasSubstr("cannot listen on " + address + ": Address already in use"));
+  EXPECT_EQ(CountLines(second.err), 1) << second.err;
+  EXPECT_EQ(RunToEnd({"--healthcheck", address}).exit_status, 0) << "the first goes on";
+}
+
+TEST_F(ProcessTest, Healthcheck) {
+  Normd normd({"--listen", "127.0.0.1:0", "--unix-socket", Path("normd.sock")});
+  const std::string address = normd.ReadAddress();
+  normd.ReadAddress();
+  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
+           {"--healthcheck", address},
+           {"--healthcheck", "unix:" + Path("normd.sock")},
+           {"--healthcheck", "--listen", address},
+           {"--listen", "", "--unix-socket", Path("normd.sock"), "--healthcheck"},
+           {"--config", WriteConfig("listen = \"" + address + "\"\n"), "--healthcheck"}}) {
+    const Result result = RunToEnd(arguments);
+    EXPECT_EQ(result.exit_status, 0) << result.err;
+    EXPECT_THAT(result.out, AllOf(StartsWith("normd: "), HasSubstr(": SERVING\n")));
+  }
+  normd.Signal(SIGTERM);
+  EXPECT_EQ(normd.Wait(), 0);
+  const Result result = RunToEnd({"--healthcheck", address});
+  EXPECT_EQ(result.exit_status, 1);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("not healthy: " + address), HasSubstr("Connection refused")));
+  EXPECT_EQ(CountLines(result.err), 1) << result.err;
+}
+
+TEST_F(ProcessTest, FlagsWinOverTheConfigFile) {
+  const std::string config = WriteConfig("listen = \"\"\nunix-socket = \"" + Path("file.sock") +
+                                         "\"\nlog-format = \"json\"\nlog-level = \"debug\"\n");
+  {
+    Normd normd({"--config", config});
+    EXPECT_EQ(normd.ReadAddress(), "unix:" + Path("file.sock"));
+  }
+  Normd normd({"--config", config, "--unix-socket", Path("flag.sock"), "--log-level", "info"});
+  EXPECT_EQ(normd.ReadAddress(), "unix:" + Path("flag.sock"));
+  normd.Signal(SIGTERM);
+  EXPECT_EQ(normd.Wait(), 0);
+  // What the flags do not say, the file does.
+  std::istringstream log(normd.Stderr());
+  int lines = 0;
+  for (std::string line; std::getline(log, line); ++lines) {
+    const nlohmann::json entry = nlohmann::json::parse(line, nullptr, false);
+    ASSERT_TRUE(entry.is_object()) << line;
+    EXPECT_NE(entry["level"], "debug");
+    EXPECT_TRUE(entry.contains("time") && entry.contains("message")) << line;
+  }
+  EXPECT_GE(lines, 3);
+}
+
+TEST_F(ProcessTest, BadSettingsAreNamedInOneLine) {
+  struct {
+    const char* name;
+    std::vector<std::string> arguments;
+    const char* message;
+  } const cases[] = {
+      {"unknown flag", {"--listne", "x"}, "--listne"},
+      {"not an address", {"--listen", "nowhere"}, "--listen: 'nowhere' is not HOST:PORT"},
+      {"not a level", {"--log-level", "loud"}, "--log-level: loud not in"},
+      {"not a number", {"--max-layers", "many"}, "--max-layers"},
+      {"out of range", {"--max-layers", "0"}, "--max-layers: Value 0 not in range 1 to"},
+      {"missing file", {"--config", Path("missing.toml")}, "missing.toml"},
+      {"value in file", {"--config", WriteConfig("threads = -1\n")}, "--threads: Value -1 not in range"},
+      {"nothing to do", {"--listen", ""}, "nothing to listen on"},
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.name);
+    const Result result = RunToEnd(c.arguments);
+    EXPECT_EQ(result.exit_status, 1);
+    EXPECT_THAT(result.out, IsEmpty());
+    EXPECT_THAT(result.err, HasSubstr(c.message));
+    EXPECT_EQ(CountLines(result.err), 1) << result.err;
+  }
+  const Result result = RunToEnd({"--config", WriteConfig("max-layer = 3\n")});
+  EXPECT_EQ(result.exit_status, 1);
+  EXPECT_THAT(result.err, AllOf(HasSubstr("config.toml"), HasSubstr("max-layer")));
+}
+
+TEST_F(ProcessTest, VersionAndHelp) {
+  const Result version = RunToEnd({"--version"});
+  EXPECT_EQ(version.exit_status, 0);
+  EXPECT_EQ(version.out, "normd " NORMD_VERSION "\n");
+  const Result help = RunToEnd({"--help"});
+  EXPECT_EQ(help.exit_status, 0);
+  EXPECT_THAT(help.out, HasSubstr("normd"));
+}
+
+}  // namespace
