@@ -6,6 +6,7 @@
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -130,6 +131,74 @@ TEST_F(RegistryConcurrencyTest, AnOutputFitsTheVersionThatItsStepMade) {
   for (const Seen& s : seen) {
     const double eps = std::prev(eps_since.upper_bound(s.version))->second;
     EXPECT_NEAR(s.y, 1 / std::sqrt(1 + eps), 1e-14) << s.version;
+  }
+}
+
+// Batches large enough that other commits fall between the look at the layer and the commit of nearly every step.
+TEST_F(RegistryConcurrencyTest, AStepFoldsIntoTheNewestState) {
+  constexpr int kSteps = 25;
+  constexpr int kRows = 20'000;
+  MakeLayer("bn", 1, "reference", [](layer::LayerConfig& c) { c.averaging = layer::Averaging::kPooled; });
+  InThreads(4, [&](int thread) {
+    const std::vector<double> x(kRows, thread);
+    std::vector<double> y(kRows);
+    TrainStepInput input;
+    input.layer = "bn";
+    input.x = View(x, {kRows, 1});
+    for (int step = 0; step < kSteps; ++step) {
+      NORMD_ASSERT_OK_AND_ASSIGN(const auto result, TrainStep(registry_, input, control_, Bytes(&y)));
+      EXPECT_EQ(result.num_batches_tracked, result.version - 1);
+    }
+  });
+  const auto layer = Get("bn");
+  EXPECT_EQ(layer->version, 1 + 4 * kSteps);
+  EXPECT_EQ(layer->statistics->sample_count[0], 4.0 * kSteps * kRows);
+  EXPECT_NEAR(layer->statistics->running_mean[0], 1.5, 1e-12);
+  EXPECT_NEAR(layer->statistics->running_var[0], 1.25, 1e-12);
+}
+
+TEST_F(RegistryConcurrencyTest, APolicyHoldsFromItsVersionOn) {
+  constexpr int kSteps = 1000;
+  constexpr int kRows = 50'000;
+  MakeLayer("bn", 1);
+  std::map<int64_t, layer::NonFinitePolicy> policy_since = {{1, layer::NonFinitePolicy::kReject}};
+  std::vector<int64_t> skipped_by;
+  std::atomic<int> steps_begun = 0;
+  InThreads(2, [&](int thread) {
+    if (thread == 0) {
+      // One change during each step, sooner or later after its beginning.
+      for (int step = 1; step <= kSteps; ++step) {
+        while (steps_begun < step) std::this_thread::yield();
+        for (int i = 0; i < step; ++i) NORMD_EXPECT_OK(registry_.Get("bn"));
+        const auto policy = step % 2 == 1 ? layer::NonFinitePolicy::kSkipChannel : layer::NonFinitePolicy::kReject;
+        ConfigUpdate update{.values = {.non_finite_policy = policy}, .fields = {"non_finite_policy"}};
+        NORMD_ASSERT_OK_AND_ASSIGN(const auto updated, registry_.Update("bn", update, "", ""));
+        policy_since.emplace(updated->version, policy);
+      }
+      return;
+    }
+    CallControl control;
+    bool first = true;
+    control.check_alive = [&] {
+      if (std::exchange(first, false)) ++steps_begun;
+      return absl::OkStatus();
+    };
+    std::vector<double> x(kRows, 1);
+    x[7] = std::nan("");
+    std::vector<double> y(kRows);
+    TrainStepInput input;
+    input.layer = "bn";
+    input.x = View(x, {kRows, 1});
+    for (int step = 0; step < kSteps; ++step) {
+      first = true;
+      const auto result = TrainStep(registry_, input, control, Bytes(&y));
+      EXPECT_THAT(result, ::testing::AnyOf(IsOk(), StatusIs(StatusCode::kInvalidArgument, "REJECT")));
+      if (result.ok()) skipped_by.push_back(result->version);
+    }
+  });
+  for (const int64_t version : skipped_by) {
+    const auto policy = std::prev(policy_since.upper_bound(version))->second;
+    EXPECT_EQ(policy, layer::NonFinitePolicy::kSkipChannel) << version;
   }
 }
 
