@@ -1,6 +1,7 @@
 #include "client/cli/command_line.h"
 
 #include "client/cli/verbs.h"
+#include "normd/version.h"
 
 namespace normd::cli {
 
@@ -20,6 +21,7 @@ void AddCommandLine(CLI::App* app, Context* context) {
   app->require_subcommand(1);
   // Global options are understood behind the verb too. Verbs inherit this, so it comes before them.
   app->fallthrough();
+  app->set_version_flag("--version", "normctl " + std::string(Version()));
   app->add_option("--server", context->server, "HOST:PORT or unix:PATH of the server")
       ->envname("NORMD_SERVER")
       ->capture_default_str();
@@ -31,8 +33,8 @@ void AddCommandLine(CLI::App* app, Context* context) {
     return std::string(ParseTimeout(text, &timeout).message());
   };
   app->add_option("--timeout", context->timeout, "Longest time for a call, retries included, e.g. 5s or 500ms")
-      ->check(CLI::Validator(is_timeout, "DURATION"))
-      ->type_name("")
+      ->check(CLI::Validator(is_timeout, ""))
+      ->type_name("DURATION")
       ->capture_default_str();
 
   CLI::App* layer = app->add_subcommand("layer", "Create, read, change and delete layers");

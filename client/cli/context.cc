@@ -1,5 +1,6 @@
 #include "client/cli/context.h"
 
+#include <cmath>
 #include <iostream>
 
 #include "absl/strings/numbers.h"
@@ -29,7 +30,8 @@ Printer& Context::printer() {
 absl::Status ParseTimeout(const std::string& text, absl::Duration* timeout) {
   double seconds = 0;
   if (absl::SimpleAtod(text, &seconds)) {
-    *timeout = absl::Seconds(seconds);
+    // absl::Seconds would take NaN for infinity.
+    *timeout = std::isnan(seconds) ? absl::ZeroDuration() : absl::Seconds(seconds);
   } else if (!absl::ParseDuration(text, timeout)) {
     return absl::InvalidArgumentError(absl::StrCat("'", text, "' is no duration; try 5s, 500ms or 1m30s"));
   }

@@ -27,6 +27,8 @@ struct Context {
 
   // The connection to `server`, made when it is first asked for.
   Client& client();
+  // Whether client() has been asked for: what failed before that is a matter of this machine's files.
+  bool called_server() const { return client_ != nullptr; }
   // Made to `output`, for stdout or, with stdout_is_data, stderr.
   Printer& printer();
 

@@ -81,7 +81,7 @@ std::string HintFor(const absl::Status& status, Context* context) {
       return absl::StrCat("the layer has changed meanwhile; `normctl layer get ", context->layer,
                           "` shows its present etag and version");
     case absl::StatusCode::kDeadlineExceeded:
-      return absl::StrCat("--timeout allows more than ", context->timeout);
+      return absl::StrCat("--timeout was ", context->timeout, "; allow more with --timeout 2m, say");
     case absl::StatusCode::kUnimplemented:
       return absl::StrCat("is what listens at ", context->server, " a normd server of this version?");
     default:

@@ -44,7 +44,12 @@ int Run(int argc, char** argv) {
   std::cout.flush();
   if (status.ok() && !std::cout) status = absl::DataLossError("cannot write to stdout");
   if (status.ok()) return kDone;
-  PrintError(absl::StatusCodeToString(status.code()) + ": " + std::string(status.message()), HintFor(status, &context));
+  if (context.called_server()) {
+    PrintError(absl::StatusCodeToString(status.code()) + ": " + std::string(status.message()),
+               HintFor(status, &context));
+  } else {
+    PrintError(status.message(), "");
+  }
   return kFailed;
 }
 

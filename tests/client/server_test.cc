@@ -1,0 +1,136 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "normd/client.h"
+#include "tests/integration/test_server.h"
+#include "tests/status_matchers.h"
+
+// The SDK against the real server.
+namespace normd {
+namespace {
+
+using ::testing::DoubleNear;
+using ::testing::ElementsAre;
+using ::testing::Pointwise;
+using tests::IsOk;
+using tests::StatusIs;
+
+class ServerTest : public ::testing::Test {
+ protected:
+  void Create(const std::string& name, int64_t num_channels, const std::string& preset = "") {
+    LayerSpec spec;
+    spec.name = name;
+    spec.preset = preset;
+    spec.config.num_channels = num_channels;
+    ASSERT_THAT(client_->CreateLayer(spec), IsOk());
+  }
+
+  tests::TestServer server_;
+  std::unique_ptr<Client> client_ = Client::Connect(server_.address());
+};
+
+TEST_F(ServerTest, TrainsInfersAndGoesBack) {
+  Create("a", 1);
+  const std::vector<double> x = {1, 2, 3, 6};  // Mean 3, population variance 3.5.
+  const TensorView view(absl::MakeConstSpan(x), {4, 1});
+  const auto step = client_->TrainStep("a", view);
+  ASSERT_THAT(step, IsOk());
+  EXPECT_THAT(step->batch_mean, ElementsAre(3));
+  EXPECT_THAT(step->batch_var, ElementsAre(3.5));
+  const double inv_std = 1 / std::sqrt(3.5 + 1e-5);
+  EXPECT_THAT(step->y.values<double>(), Pointwise(DoubleNear(1e-12), {-2 * inv_std, -inv_std, 0.0, 3 * inv_std}));
+
+  // Preset reference: 0.9 of the old and 0.1 of the new.
+  const auto inferred = client_->Infer("a", view);
+  ASSERT_THAT(inferred, IsOk());
+  EXPECT_NEAR(inferred->output.values<double>()[3], (6 - 0.3) / std::sqrt(1.25 + 1e-5), 1e-12);
+  EXPECT_EQ(inferred->version, step->version);
+  EXPECT_EQ(inferred->content_hash, step->content_hash);
+  const auto back = client_->Denormalize("a", inferred->output.view());
+  ASSERT_THAT(back, IsOk());
+  EXPECT_THAT(back->output.values<double>(), Pointwise(DoubleNear(1e-12), x));
+
+  // Two values -d and d in a channel: dx of a constant dy is 0, dbeta its sum, dgamma 0.
+  BackwardOptions options;
+  options.batch_mean = step->batch_mean;
+  options.batch_var = step->batch_var;
+  options.optimizer = Sgd{.learning_rate = 0.5};
+  const std::vector<double> dy = {1, 1, 1, 1};
+  const auto gradients = client_->Backward("a", view, TensorView(absl::MakeConstSpan(dy), {4, 1}), options);
+  ASSERT_THAT(gradients, IsOk());
+  EXPECT_THAT(gradients->dx.values<double>(), Pointwise(DoubleNear(1e-12), {0.0, 0.0, 0.0, 0.0}));
+  EXPECT_THAT(gradients->dbeta, ElementsAre(4));
+  EXPECT_THAT(gradients->dgamma, ElementsAre(DoubleNear(0, 1e-12)));
+  EXPECT_THAT(gradients->beta, ElementsAre(-2)) << "0 - 0.5 * 4";
+}
+
+TEST_F(ServerTest, ErrorsAreTheServers) {
+  const std::vector<float> x = {1, 2};
+  const TensorView view(absl::MakeConstSpan(x), {1, 2});
+  EXPECT_THAT(client_->Infer("nobody", view), StatusIs(absl::StatusCode::kNotFound, "nobody"));
+  Create("a", 3);
+  EXPECT_THAT(client_->Infer("a", view), StatusIs(absl::StatusCode::kInvalidArgument, "layer 'a'"));
+  LayerSpec spec;
+  spec.name = "a";
+  spec.config.num_channels = 3;
+  EXPECT_THAT(client_->CreateLayer(spec), StatusIs(absl::StatusCode::kAlreadyExists, "a"));
+  spec.config.eps = 1e-3;
+  EXPECT_THAT(client_->UpdateLayer("a", spec.config, {"eps"}, "stale"), StatusIs(absl::StatusCode::kAborted));
+}
+
+TEST_F(ServerTest, ARepeatedRequestIdFoldsOnce) {
+  Create("a", 1);
+  const std::vector<float> x = {1, 2, 3};
+  TrainStepOptions options;
+  options.request_id = "step-1";
+  for (const bool replayed : {false, true, true}) {
+    const auto step = client_->TrainStep("a", TensorView(absl::MakeConstSpan(x), {3, 1}), options);
+    ASSERT_THAT(step, IsOk());
+    EXPECT_EQ(step->replayed, replayed);
+    EXPECT_EQ(step->num_batches_tracked, 1);
+  }
+}
+
+TEST_F(ServerTest, NoStepIsLostAmongThreads) {
+  Create("a", 1, "standard_scaler");
+  constexpr int kThreads = 4;
+  constexpr int kSteps = 25;
+  std::atomic<int> done{0};
+  std::vector<std::thread> threads;
+  threads.reserve(kThreads);
+  for (int t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < kSteps; ++i) {
+        const std::vector<double> x = {t * 100.0 + i, t * 100.0 + i + 0.5};
+        client_->TrainStepAsync("a", TensorView(absl::MakeConstSpan(x), {2, 1}), {}, [&](const auto& result) {
+          EXPECT_THAT(result, IsOk());
+          ++done;
+        });
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  client_.reset();
+  EXPECT_EQ(done, kThreads * kSteps);
+  // The mean of every value that was sent: 150 of the threads, 12 of the steps, 0.25 of the pairs.
+  const auto layer = Client::Connect(server_.address())->GetLayer("a", true);
+  ASSERT_THAT(layer, IsOk());
+  EXPECT_EQ(layer->state->num_batches_tracked, kThreads * kSteps);
+  EXPECT_THAT(layer->state->sample_count, ElementsAre(2 * kThreads * kSteps));
+  EXPECT_NEAR(layer->state->running_mean[0], 162.25, 1e-9);
+}
+
+TEST_F(ServerTest, SaysWhetherItServes) {
+  EXPECT_EQ(client_->Health().value(), ServingStatus::kServing);
+  EXPECT_EQ(client_->Health("normd.v1.NormalizationService").value(), ServingStatus::kServing);
+}
+
+}  // namespace
+}  // namespace normd
