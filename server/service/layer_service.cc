@@ -10,7 +10,6 @@
 #include "absl/strings/str_cat.h"
 #include "server/layer/layer_error.h"
 #include "server/layer/layer_name.h"
-#include "server/layer/presets.h"
 #include "server/service/layer_conversion.h"
 #include "server/service/page_token.h"
 
@@ -56,7 +55,7 @@ grpc::ServerUnaryReactor* LayerServiceImpl::CreateLayer(grpc::CallbackServerCont
     if (!config.ok()) return config.status();
     registry::CreateLayerSpec spec;
     spec.name = request->name();
-    spec.preset = request->preset().empty() ? std::string(layer::kDefaultPreset) : request->preset();
+    spec.preset = request->preset();
     spec.config = *config;
     spec.initial_state = ToStateUpdate(request->initial_state());
     spec.request_id = request->request_id();

@@ -11,7 +11,8 @@ static_assert(static_cast<int>(absl::StatusCode::kUnauthenticated) == grpc::Stat
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), std::string(status.message()));
+  const std::string message(status.message());
+  return grpc::Status(static_cast<grpc::StatusCode>(status.code()), message);
 }
 
 }  // namespace normd::service

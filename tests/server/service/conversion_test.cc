@@ -1,0 +1,110 @@
+// What the tests over the wire (tests/integration) cannot see of the conversions.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdint>
+
+#include "absl/time/time.h"
+#include "server/service/layer_conversion.h"
+#include "server/service/page_token.h"
+#include "server/service/status_conversion.h"
+#include "server/service/tensor_conversion.h"
+#include "tests/status_matchers.h"
+
+namespace normd::service {
+namespace {
+
+using ::normd::tests::IsOk;
+using ::normd::tests::StatusIs;
+
+TEST(PageToken, GoesThereAndBack) {
+  for (const char* name : {"a", "resnet50.layer1.0.bn1", "x-_Y"}) {
+    const std::string token = EncodePageToken(name);
+    EXPECT_THAT(token, ::testing::MatchesRegex("[A-Za-z0-9_-]+"));
+    NORMD_ASSERT_OK_AND_ASSIGN(const std::string back, DecodePageToken(token, ""));
+    EXPECT_EQ(back, name);
+  }
+  EXPECT_EQ(EncodePageToken(""), "");
+  EXPECT_EQ(*DecodePageToken("", "prefix"), "");
+}
+
+TEST(PageToken, RefusesWhatItDidNotGiveOut) {
+  for (const char* token : {"%", "a", "YSBi" /* "a b" */, "Li4" /* ".." */}) {
+    EXPECT_THAT(DecodePageToken(token, ""), StatusIs(absl::StatusCode::kInvalidArgument, "page_token")) << token;
+  }
+  EXPECT_THAT(DecodePageToken(EncodePageToken("a.b"), "b"), StatusIs(absl::StatusCode::kInvalidArgument, "prefix"));
+}
+
+TEST(Status, KeepsEveryCode) {
+  for (int code = 0; code <= 16; ++code) {
+    const absl::Status status(static_cast<absl::StatusCode>(code), "text");
+    EXPECT_EQ(ToGrpcStatus(status).error_code(), code);
+    EXPECT_EQ(ToGrpcStatus(status).error_message(), code == 0 ? "" : "text");
+  }
+}
+
+TEST(Timestamps, RoundDownAlsoBefore1970) {
+  layer::LayerSnapshot snapshot;
+  snapshot.config = std::make_shared<layer::LayerConfig>();
+  snapshot.create_time = absl::FromUnixNanos(1'500'000'000'123'456'789);
+  snapshot.update_time = absl::FromUnixNanos(-1);
+  v1::Layer proto;
+  ToProto(snapshot, v1::LAYER_VIEW_CONFIG, &proto);
+  EXPECT_EQ(proto.create_time().seconds(), 1'500'000'000);
+  EXPECT_EQ(proto.create_time().nanos(), 123'456'789);
+  EXPECT_EQ(proto.update_time().seconds(), -1);
+  EXPECT_EQ(proto.update_time().nanos(), 999'999'999);
+}
+
+TEST(Tensor, ViewsTheBytesOfTheMessage) {
+  v1::Tensor tensor;
+  tensor.set_dtype(v1::DATA_TYPE_FLOAT64);
+  tensor.add_shape(1);
+  tensor.add_shape(2);
+  tensor.set_data(std::string(16, 'x'));
+  NORMD_ASSERT_OK_AND_ASSIGN(const layer::TensorView view, ToTensorView("bn", "x", true, tensor));
+  EXPECT_EQ(view.data.data(), tensor.data().data()) << "no copy";
+}
+
+TEST(Tensor, OutputsAreAlignedForTheKernels) {
+  // Short strings stand inside their object, long ones on the heap.
+  for (const int64_t bytes : {4, 8, 12, 16, 64, 1 << 20}) {
+    const std::string data(static_cast<size_t>(bytes), '\0');
+    layer::TensorView input;
+    input.dtype = layer::DType::kFloat64;
+    input.shape = {bytes / 4, 1};
+    input.layout = layer::Layout::kChannelsLast;
+    input.data = data;
+    v1::Tensor output;
+    const char* const y = AllocateLike(input, &output);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(y) % 8, 0U) << bytes;
+    EXPECT_EQ(static_cast<int64_t>(output.data().size()), bytes);
+    EXPECT_EQ(output.layout(), v1::LAYOUT_CHANNELS_LAST);
+    EXPECT_EQ(output.dtype(), v1::DATA_TYPE_FLOAT64);
+    EXPECT_THAT(output.shape(), ::testing::ElementsAre(bytes / 4, 1));
+  }
+}
+
+TEST(Config, EveryEnumValueGoesThereAndBack) {
+  for (int averaging = 1; averaging <= 4; ++averaging) {
+    for (int rest = 1; rest <= 3; ++rest) {
+      v1::LayerConfig wire;
+      wire.set_num_channels(3);
+      wire.set_averaging(static_cast<v1::Averaging>(averaging));
+      wire.set_running_var_estimator(static_cast<v1::VarianceEstimator>(rest % 2 + 1));
+      wire.set_normalize_training_with(static_cast<v1::TrainingStatistics>(rest));
+      wire.set_non_finite_policy(static_cast<v1::NonFinitePolicy>(rest));
+      NORMD_ASSERT_OK_AND_ASSIGN(const layer::LayerConfig config, MergeConfig("bn", "", wire));
+      const v1::LayerConfig back = ToProto(config);
+      EXPECT_EQ(back.averaging(), wire.averaging());
+      EXPECT_EQ(back.running_var_estimator(), wire.running_var_estimator());
+      EXPECT_EQ(back.normalize_training_with(), wire.normalize_training_with());
+      EXPECT_EQ(back.non_finite_policy(), wire.non_finite_policy());
+      EXPECT_EQ(back.has_update_weight(), averaging <= 2);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace normd::service
