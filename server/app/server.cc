@@ -1,5 +1,6 @@
 #include "server/app/server.h"
 
+#include <grpc/grpc.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
@@ -17,9 +18,12 @@
 namespace normd::app {
 namespace {
 
-// gRPC keeps this switch per process, to be set before the first server.
-void EnableReflection() {
+// What gRPC keeps per process, to be set before the first server.
+void PrepareGrpc() {
   static const bool once = [] {
+    // Holds the library for good. When its last user goes it joins a thread that polls for up to 10 s if large answers
+    // were sent shortly before (1.51): every stop after some traffic could take so much longer than the drain.
+    grpc_init();
     grpc::reflection::InitProtoReflectionServerBuilderPlugin();
     return true;
   }();
@@ -29,7 +33,7 @@ void EnableReflection() {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Logger* logger) {
-  EnableReflection();
+  PrepareGrpc();
   const int cores = options.threads > 0 ? options.threads : kernels::AvailableCores();
   std::unique_ptr<Server> server(new Server(options, cores, logger));
   if (absl::Status status = server->Listen(options); !status.ok()) return status;

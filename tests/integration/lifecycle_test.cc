@@ -114,7 +114,7 @@ class AsyncTrainStep {
 };
 
 // 4 MiB, which is for the compute thread.
-v1::Tensor LargeX() { return MakeTensor(std::vector<int64_t>{64, 2, 64, 64}, SomeValues(64 * 2 * 64 * 64)); }
+v1::Tensor LargeX() { return MakeTensor(std::vector<int64_t>{64, 2, 64, 64}, SomeValues(int64_t{64} * 2 * 64 * 64)); }
 
 // A server whose compute thread a TrainStep on layer 'hold' can occupy.
 class HeldServer {
