@@ -37,7 +37,7 @@ class GrpcClient : public Client {
 
   absl::StatusOr<Layer> GetLayer(absl::string_view name, bool with_state, const CallOptions& options) override {
     v1::GetLayerRequest request;
-    request.set_name(std::string(name));
+    request.set_name(name.data(), name.size());
     request.set_view(ViewOf(with_state));
     return LayerOf(connection_.Call<v1::GetLayerResponse>(request, options));
   }
@@ -61,18 +61,18 @@ class GrpcClient : public Client {
                                     const std::vector<std::string>& fields, absl::string_view etag,
                                     const CallOptions& options) override {
     v1::UpdateLayerRequest request;
-    request.set_name(std::string(name));
+    request.set_name(name.data(), name.size());
     *request.mutable_config() = ToProto(config);
     for (const std::string& field : fields) request.mutable_update_mask()->add_paths(field);
-    request.set_etag(std::string(etag));
+    request.set_etag(etag.data(), etag.size());
     request.set_request_id(RequestId(options));
     return LayerOf(connection_.Call<v1::UpdateLayerResponse>(request, options, request.request_id()));
   }
 
   absl::Status DeleteLayer(absl::string_view name, absl::string_view etag, const CallOptions& options) override {
     v1::DeleteLayerRequest request;
-    request.set_name(std::string(name));
-    request.set_etag(std::string(etag));
+    request.set_name(name.data(), name.size());
+    request.set_etag(etag.data(), etag.size());
     request.set_request_id(RequestId(options));
     return connection_.Call<v1::DeleteLayerResponse>(request, options, request.request_id()).status();
   }
@@ -80,7 +80,7 @@ class GrpcClient : public Client {
   absl::StatusOr<Layer> ResetStatistics(absl::string_view name, int64_t expected_version,
                                         const CallOptions& options) override {
     v1::ResetStatisticsRequest request;
-    request.set_name(std::string(name));
+    request.set_name(name.data(), name.size());
     request.set_expected_version(expected_version);
     request.set_request_id(RequestId(options));
     return LayerOf(connection_.Call<v1::ResetStatisticsResponse>(request, options, request.request_id()));
@@ -89,7 +89,7 @@ class GrpcClient : public Client {
   absl::StatusOr<Layer> SetState(absl::string_view name, const LayerState& state, int64_t expected_version,
                                  bool reset_optimizer, const CallOptions& options) override {
     v1::SetStateRequest request;
-    request.set_name(std::string(name));
+    request.set_name(name.data(), name.size());
     *request.mutable_state() = ToProto(state);
     request.set_expected_version(expected_version);
     request.set_reset_optimizer(reset_optimizer);
@@ -119,7 +119,7 @@ class GrpcClient : public Client {
 
   absl::StatusOr<ServingStatus> Health(absl::string_view service, const CallOptions& options) override {
     const absl::StatusOr<HealthResponse> response =
-        connection_.Call<HealthResponse>(HealthRequest{std::string(service)}, options);
+        connection_.Call<HealthResponse>(HealthRequest{{service.data(), service.size()}}, options);
     if (!response.ok()) return response.status();
     switch (response->status) {
       case 1:
@@ -161,7 +161,7 @@ class GrpcClient : public Client {
                                                         const TrainStepOptions& options) {
     if (absl::Status status = CheckTensor(layer, "x", x); !status.ok()) return status;
     v1::TrainStepRequest request;
-    request.set_layer(std::string(layer));
+    request.set_layer(layer.data(), layer.size());
     SetTensor(x, request.mutable_x());
     request.mutable_gamma()->Assign(options.gamma.begin(), options.gamma.end());
     request.mutable_beta()->Assign(options.beta.begin(), options.beta.end());
@@ -176,7 +176,7 @@ class GrpcClient : public Client {
                                                        const InferOptions& options) {
     if (absl::Status status = CheckTensor(layer, "x", x); !status.ok()) return status;
     v1::InferRequest request;
-    request.set_layer(std::string(layer));
+    request.set_layer(layer.data(), layer.size());
     SetTensor(x, request.mutable_x());
     request.set_version(options.version);
     return request;
@@ -186,7 +186,7 @@ class GrpcClient : public Client {
                                                                    const InferOptions& options) {
     if (absl::Status status = CheckTensor(layer, "y", y); !status.ok()) return status;
     v1::DenormalizeRequest request;
-    request.set_layer(std::string(layer));
+    request.set_layer(layer.data(), layer.size());
     SetTensor(y, request.mutable_y());
     request.set_version(options.version);
     return request;
@@ -198,7 +198,7 @@ class GrpcClient : public Client {
     if (absl::Status status = CheckTensor(layer, "dy", dy); !status.ok()) return status;
     if (absl::Status status = CheckTogether(layer, x, dy); !status.ok()) return status;
     v1::BackwardRequest request;
-    request.set_layer(std::string(layer));
+    request.set_layer(layer.data(), layer.size());
     SetTensor(x, request.mutable_x());
     SetTensor(dy, request.mutable_dy());
     request.set_mode(options.frozen ? v1::BACKWARD_MODE_FROZEN : v1::BACKWARD_MODE_TRAINING);

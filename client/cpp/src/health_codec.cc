@@ -25,7 +25,7 @@ grpc::ByteBuffer EncodeHealthRequest(absl::string_view service) {
   if (!service.empty()) {
     google::protobuf::io::StringOutputStream stream(&message);
     CodedOutputStream out(&stream);
-    WireFormatLite::WriteString(kServiceField, std::string(service), &out);
+    WireFormatLite::WriteString(kServiceField, {service.data(), service.size()}, &out);
   }
   const grpc::Slice slice(message);
   return grpc::ByteBuffer(&slice, 1);
