@@ -47,7 +47,7 @@ build_and_test release
 
 say "Python: package, judges, quickstart example"
 client/python/make_venv.sh build/venv
-build/venv/bin/python -m mypy --strict client/python/normd
+build/venv/bin/python -m mypy --strict --config-file client/python/pyproject.toml client/python/normd client/python/examples
 NORMD_BIN=$root/build/release/server/app/normd build/venv/bin/python -m pytest -q tests/python
 
 if [[ -z $quick ]]; then

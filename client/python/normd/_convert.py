@@ -7,8 +7,8 @@ from typing import Any, Iterable, Optional, Sequence, Union
 
 import numpy as np
 
-# The generated modules and protobuf carry no type hints that strict mypy accepts.
-from normd.v1 import normalization_service_pb2, resources_pb2, tensor_pb2  # type: ignore[import]
+# Any to mypy: see pyproject.toml.
+from normd.v1 import normalization_service_pb2, resources_pb2, tensor_pb2
 from normd.types import (Adam, Averaging, Float64Array, FloatArray, Int64Array, Layer, LayerConfig,
                          LayerState, Layout, NonFinitePolicy, Optimizer, SGD, TrainingStatistics, VarianceEstimator)
 

@@ -6,7 +6,7 @@ import time
 import uuid
 from typing import Any, Callable, Iterator, Optional, Union
 
-from google.protobuf.field_mask_pb2 import FieldMask  # type: ignore[import]
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from normd import _convert
 from normd._connection import Connection, check_timeout
@@ -14,7 +14,7 @@ from normd._convert import PerChannel
 from normd.presets import Preset
 from normd.types import (BackwardResult, FloatArray, InferResult, Layer, LayerState, Layout,
                          Optimizer, RetryPolicy, TrainStepResult)
-from normd.v1 import (layer_service_pb2, layer_service_pb2_grpc,  # type: ignore[import]
+from normd.v1 import (layer_service_pb2, layer_service_pb2_grpc,
                       normalization_service_pb2, normalization_service_pb2_grpc, resources_pb2)
 
 DEFAULT_TARGET = "127.0.0.1:50051"
