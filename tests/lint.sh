@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Formatting, protos and shell scripts; with --tidy <build folder>, clang-tidy over every source of ours instead.
+# Formatting, protos and shell scripts. With --tidy <build folder>, clang-tidy over every source instead: ten minutes and more,
+# so it is no part of tests/run.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -3,7 +3,7 @@
 # ThreadSanitizer), then Python with the judges (ONNX, PyTorch, torchvision, scikit-learn).
 #
 #   tests/run.sh            everything
-#   tests/run.sh --quick    without the sanitizer builds and clang-tidy
+#   tests/run.sh --quick    without the sanitizer builds
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -51,8 +51,6 @@ build/venv/bin/python -m mypy --strict --config-file client/python/pyproject.tom
 NORMD_BIN=$root/build/release/server/app/normd build/venv/bin/python -m pytest -q tests/python
 
 if [[ -z $quick ]]; then
-  say "clang-tidy"
-  tests/lint.sh --tidy build/release
   build_and_test asan
   build_and_test tsan
 fi

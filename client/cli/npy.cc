@@ -94,9 +94,9 @@ absl::StatusOr<TensorView> ParseNpy(absl::string_view file) {
       return absl::InvalidArgumentError("it is an .npz archive; save one array with np.save");
     return absl::InvalidArgumentError("it is no .npy file; write one with np.save");
   }
-  const int version = file[6];
+  const auto version = static_cast<unsigned char>(file[6]);
   if (version < 1 || version > 3) {
-    return absl::InvalidArgumentError(absl::StrCat("its .npy format is version ", version, ", want 1, 2 or 3"));
+    return absl::InvalidArgumentError(absl::StrCat("its .npy format is version ", static_cast<int>(version), ", want 1, 2 or 3"));
   }
   const std::size_t length_bytes = version == 1 ? 2 : 4;
   const std::size_t start = 8 + length_bytes;
