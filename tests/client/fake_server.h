@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "client/cpp/src/handover.h"
 #include "normd/v1/layer_service.grpc.pb.h"
 #include "normd/v1/normalization_service.grpc.pb.h"
 
@@ -24,18 +25,28 @@ class FakeMethod {
  public:
   using Reply = std::function<grpc::Status(grpc::ServerContext*, const Request&, Response*)>;
 
-  void operator=(Reply reply) { reply_ = std::move(reply); }  // NOLINT(misc-unconventional-assign-operator)
+  void operator=(Reply reply) {  // NOLINT(misc-unconventional-assign-operator)
+    reply_ = std::move(reply);
+    internal::handover::Give();
+  }
 
   grpc::Status Answer(grpc::ServerContext* context, const Request* request, Response* response) {
+    internal::handover::Take();
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       requests_.push_back(*request);
     }
-    if (reply_) return reply_(context, *request, response);
+    if (reply_) {
+      const grpc::Status status = reply_(context, *request, response);
+      internal::handover::Give();
+      return status;
+    }
     return {grpc::StatusCode::UNIMPLEMENTED, "the test has not said what to answer"};
   }
 
+  // Those of the calls so far; what their replies did has happened before this returns.
   std::vector<Request> requests() const {
+    internal::handover::Take();
     const std::lock_guard<std::mutex> lock(mutex_);
     return requests_;
   }
@@ -59,6 +70,7 @@ class FakeServer {
     builder.SetMaxSendMessageSize(-1);
     server_ = builder.BuildAndStart();
     EXPECT_NE(server_, nullptr);
+    internal::handover::Give();
   }
   ~FakeServer() { server_->Shutdown(); }
   FakeServer(const FakeServer&) = delete;

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "client/cpp/src/handover.h"
 #include "client/cpp/src/retry.h"
 #include "client/cpp/src/runtime.h"
 #include "client/cpp/src/status.h"
@@ -78,8 +79,12 @@ class Connection {
     void Attempt() {
       context = std::make_unique<grpc::ClientContext>();
       response = Response();
-      auto ended = [self = this->shared_from_this()](const grpc::Status& status) { self->Ended(status); };
+      Stub::Done ended = [self = this->shared_from_this()](const grpc::Status& status) {
+        handover::Take();
+        self->Ended(status);
+      };
       if (SetTimeLeft(attempts.Begin(), context.get())) {
+        handover::Give();
         connection->stub_.CallAsync(context.get(), &request, &response, std::move(ended));
       } else {
         connection->runtime_->After(absl::ZeroDuration(), [ended = std::move(ended)] { ended(NoTimeLeft()); });

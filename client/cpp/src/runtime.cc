@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
+#include "client/cpp/src/handover.h"
 
 namespace normd::internal {
 namespace {
@@ -22,13 +23,19 @@ class SystemRuntime : public Runtime {
   void Sleep(absl::Duration pause) override { std::this_thread::sleep_for(absl::ToChronoMicroseconds(pause)); }
 
   void After(absl::Duration pause, std::function<void()> action) override {
-    // The alarm owns itself: it must live until it has fired, and gRPC lets it be destroyed from its own callback.
-    auto* alarm = new grpc::Alarm();
+    // Owns itself: an alarm must live until it has fired, and gRPC lets it be destroyed from its own callback.
+    struct Timer {
+      grpc::Alarm alarm;
+      std::function<void()> action;
+    };
+    auto* timer = new Timer{{}, std::move(action)};
     const gpr_timespec when = gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                                            gpr_time_from_micros(absl::ToInt64Microseconds(pause), GPR_TIMESPAN));
-    alarm->Set(when, [alarm, action = std::move(action)](bool /*fired*/) {
-      const std::unique_ptr<grpc::Alarm> owned(alarm);
-      action();
+    handover::Give();
+    timer->alarm.Set(when, [timer](bool /*fired*/) {
+      handover::Take();
+      const std::unique_ptr<Timer> owned(timer);
+      owned->action();
     });
   }
 
