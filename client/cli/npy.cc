@@ -96,7 +96,8 @@ absl::StatusOr<TensorView> ParseNpy(absl::string_view file) {
   }
   const auto version = static_cast<unsigned char>(file[6]);
   if (version < 1 || version > 3) {
-    return absl::InvalidArgumentError(absl::StrCat("its .npy format is version ", static_cast<int>(version), ", want 1, 2 or 3"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("its .npy format is version ", static_cast<int>(version), ", want 1, 2 or 3"));
   }
   const std::size_t length_bytes = version == 1 ? 2 : 4;
   const std::size_t start = 8 + length_bytes;
