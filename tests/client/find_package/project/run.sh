@@ -7,7 +7,7 @@ server=$1 app=$2 socket=$3
 pid=$!
 trap 'kill "$pid" 2>/dev/null; wait "$pid" || true' EXIT
 # Until the server listens, 5 s at most.
-for attempt in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
   if [ -S "$socket" ]; then break; fi
   sleep 0.25
 done
