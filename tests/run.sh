@@ -30,8 +30,12 @@ build_and_test() {
     cat "build/$1.configure.log" >&2
     exit 1
   }
-  # One line a minute's worth of progress instead of one per file.
-  NINJA_STATUS='[%f/%t %es] ' cmake --build --preset "$1" | awk 'NR % 20 == 0 || /warning|error|FAILED/ { print; fflush() }'
+  # Every twentieth line shows that it goes on; a failure shows the end of everything.
+  NINJA_STATUS='[%f/%t %es] ' cmake --build --preset "$1" | tee "build/$1.build.log" |
+    awk 'NR % 20 == 0 { print; fflush() }' || {
+    tail -n 60 "build/$1.build.log" >&2
+    exit 1
+  }
   say "C++ $1: tests"
   ctest --preset "$1"
 }
