@@ -35,8 +35,8 @@ int CheckHealthAndReport(const CommandLine& command) {
 int Serve(const CommandLine& command) {
   KeepFreedMemory();
   StopSignals signals;
-  // Never freed: gRPC's threads may log until the very end.
-  Logger* const logger = new Logger(command.log_level, command.log_format);
+  // Never freed: gRPC's threads may log until the very end. Static, so that the leak checker sees it held.
+  static Logger* const logger = new Logger(command.log_level, command.log_format);
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(command.server, logger);
   if (!server.ok()) {
     logger->Log(LogLevel::kError, server.status().message());
