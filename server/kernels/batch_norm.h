@@ -3,34 +3,57 @@
 
 #include <cstdint>
 #include <limits>
+#include <vector>
 
 #include "absl/types/span.h"
+#include "server/kernels/half.h"
+#include "server/kernels/view.h"
 
 // Batch normalization over an (outer, C, inner) view, as published by Ioffe & Szegedy 2015 (algorithms 1 and 2 and the
-// gradients of section 3). docs/batch_norm.md holds the formulas and the order of the reductions.
+// gradients of section 3). docs/batch_norm.md holds the formulas, order.h the order of the sums.
 //
-// Everywhere: T is float or double; `data` is aligned to T; statistics and parameters are float64 of length C; sums run
-// in float64. Functions return nothing and check nothing in release builds: the caller has validated extents (all >= 1,
-// equal between the views of a call). Thread-safe. At most `threads` (>= 1) OpenMP threads; the same bits whatever
-// `threads` is. NaN and infinity follow IEEE arithmetic and stay in their channel.
+// Everywhere: T is float, double, Float16 or BFloat16; `data` is aligned to T; statistics and parameters are float64 of
+// length C; sums and values are computed in float64, and an output is rounded once (16-bit types: to float32 and then
+// to the type). Functions return nothing and check nothing in release builds: the caller has validated extents (all >=
+// 1, equal between the views of a call). Thread-safe. At most `threads` (>= 1) OpenMP threads. The same bits whatever
+// `threads`, the instruction set and the alignment are; only the sign and payload of a NaN may differ. NaN and infinity
+// follow IEEE arithmetic and stay in their channel.
+//
+// Outputs of 2 MiB and more for each thread are written past the caches, unless they are the input.
 namespace normd::kernels {
 
-// Element (o, c, i) is data[(o * num_channels + c) * inner + i].
-template <typename T>
-struct NcsView {
-  T* data = nullptr;
-  int64_t outer = 0;
-  int64_t num_channels = 0;
-  int64_t inner = 0;
-
-  int64_t ValuesPerChannel() const { return outer * inner; }
-};
-
-// batch_mean[c] = sum(x) / n and batch_var[c] = sum((x - batch_mean)^2) / n (population), n = outer * inner, in two
-// passes with the second one corrected for the rounding of the mean. A constant channel gives exactly that value and 0.
-// Relative error below 1e-12 for |mean| / std up to 1e6.
+// batch_mean[c] = sum(x) / n and batch_var[c] = sum((x - batch_mean)^2) / n (population), n = outer * inner, in one
+// pass: sums of d = x - x0 and d^2 with x0 the channel's first value. A constant channel gives exactly that value and
+// 0. Error of the mean below 1e-15 * (|mean| + (1 + k) * std) and of the variance below 1e-14 * (1 + k^2) * var, where
+// the first value is k standard deviations away from the mean: about 1, and never more than sqrt(n).
 template <typename T>
 void BatchStatistics(NcsView<const T> x, int threads, absl::Span<double> batch_mean, absl::Span<double> batch_var);
+
+// The same statistics of a tensor that arrives in pieces along `outer`, bit for bit, however it is cut. Not
+// thread-safe.
+class MomentsAccumulator {
+ public:
+  MomentsAccumulator(int64_t num_channels, int64_t inner);
+
+  // Takes in the next rows of `outer`. REQUIRES: the piece has this object's num_channels and inner. All pieces have
+  // one type.
+  template <typename T>
+  void Add(NcsView<const T> piece, int threads);
+
+  int64_t values_per_channel() const { return outer_ * inner_; }
+
+  // Of all that was added. REQUIRES: values_per_channel() >= 1. More may be added afterwards.
+  void Statistics(absl::Span<double> batch_mean, absl::Span<double> batch_var) const;
+
+ private:
+  int64_t num_channels_;
+  int64_t inner_;
+  int64_t outer_ = 0;
+  // As MomentsState has them.
+  std::vector<double> shift_;
+  std::vector<double> open_;
+  std::vector<double> totals_;
+};
 
 // How x becomes y, per channel: x_hat = (x - mean) * inv_std, bounded to [-clip, clip]; y = gamma * x_hat + beta.
 struct ChannelParams {
@@ -50,6 +73,21 @@ void InverseStd(absl::Span<const double> var, double eps, absl::Span<double> inv
 template <typename T>
 void Normalize(NcsView<const T> x, const ChannelParams& params, int threads, NcsView<T> y);
 
+// What NormalizeBatch normalizes with besides the statistics of x.
+struct BatchOptions {
+  double eps = 1e-5;
+  // Empty: 1 and 0.
+  absl::Span<const double> gamma = {};
+  absl::Span<const double> beta = {};
+  double clip = std::numeric_limits<double>::infinity();
+};
+
+// BatchStatistics, InverseStd and Normalize in one: the same bits, but x is read from memory once where channels are
+// contiguous in rows of 16 and more. y may be x; any other overlap is not allowed.
+template <typename T>
+void NormalizeBatch(NcsView<const T> x, const BatchOptions& options, int threads, absl::Span<double> batch_mean,
+                    absl::Span<double> batch_var, NcsView<T> y);
+
 // The inverse: x = (y - beta) / (gamma * inv_std) + mean; clip is not looked at. REQUIRES gamma * inv_std != 0. x may
 // be y.
 template <typename T>
@@ -58,9 +96,7 @@ void Denormalize(NcsView<const T> y, const ChannelParams& params, int threads, N
 // With g = dy, and g = 0 where clip holds x_hat back (|x_hat| > clip) in the terms of dx:
 //   dbeta = sum(dy); dgamma = sum(dy * clipped x_hat);
 //   kBatch:    dx = gamma * inv_std * (g - sum(g)/n - x_hat * sum(g * x_hat)/n)   (mean and inv_std depend on x)
-//   kConstant: dx = gamma * inv_std * g                                       (running statistics)
-enum class GradientMode { kBatch, kConstant };
-
+//   kConstant: dx = gamma * inv_std * g                                           (running statistics)
 // `params.beta` is not looked at. dx.data may be null: only dgamma and dbeta. dx may be dy or x; any other overlap is
 // not allowed. A channel whose mean is NaN gets dx = 0, dgamma = dbeta = 0.
 template <typename T>

@@ -33,15 +33,15 @@ template <typename T>
 void BatchStatistics(NcsView<const T> x, absl::Span<double> batch_mean, absl::Span<double> batch_var) {
   const auto n = static_cast<double>(x.ValuesPerChannel());
   for (int64_t c = 0; c < x.num_channels; ++c) {
-    const double first = x.data[c * x.inner];
+    const double first = ToDouble(x.data[c * x.inner]);
     const double shift = std::isfinite(first) ? first : 0.0;
     double sum = 0;
-    ForEachElement(x, c, [&](int64_t i) { sum += x.data[i] - shift; });
+    ForEachElement(x, c, [&](int64_t i) { sum += ToDouble(x.data[i]) - shift; });
     const double center = shift + sum / n;
     double squares = 0;
     double rest = 0;
     ForEachElement(x, c, [&](int64_t i) {
-      const double d = x.data[i] - center;
+      const double d = ToDouble(x.data[i]) - center;
       squares += d * d;
       rest += d;
     });
@@ -55,8 +55,8 @@ template <typename T>
 void Normalize(NcsView<const T> x, const ChannelParams& params, NcsView<T> y) {
   for (int64_t c = 0; c < x.num_channels; ++c) {
     ForEachElement(x, c, [&](int64_t i) {
-      const double x_hat = Clip((x.data[i] - params.mean[c]) * params.inv_std[c], params.clip);
-      y.data[i] = static_cast<T>(GammaAt(params, c) * x_hat + BetaAt(params, c));
+      const double x_hat = Clip((ToDouble(x.data[i]) - params.mean[c]) * params.inv_std[c], params.clip);
+      FromDouble(GammaAt(params, c) * x_hat + BetaAt(params, c), &y.data[i]);
     });
   }
 }
@@ -65,8 +65,9 @@ template <typename T>
 void Denormalize(NcsView<const T> y, const ChannelParams& params, NcsView<T> x) {
   for (int64_t c = 0; c < y.num_channels; ++c) {
     const double scale = GammaAt(params, c) * params.inv_std[c];
-    ForEachElement(
-        y, c, [&](int64_t i) { x.data[i] = static_cast<T>((y.data[i] - BetaAt(params, c)) / scale + params.mean[c]); });
+    ForEachElement(y, c, [&](int64_t i) {
+      FromDouble((ToDouble(y.data[i]) - BetaAt(params, c)) / scale + params.mean[c], &x.data[i]);
+    });
   }
 }
 
@@ -78,26 +79,27 @@ void Backward(NcsView<const T> x, NcsView<const T> dy, const ChannelParams& para
     dgamma[c] = 0;
     dbeta[c] = 0;
     if (std::isnan(params.mean[c])) {
-      if (dx.data != nullptr) ForEachElement(dx, c, [&](int64_t i) { dx.data[i] = T{0}; });
+      if (dx.data != nullptr) ForEachElement(dx, c, [&](int64_t i) { dx.data[i] = T{}; });
       continue;
     }
-    const auto x_hat = [&](int64_t i) { return (x.data[i] - params.mean[c]) * params.inv_std[c]; };
+    const auto x_hat = [&](int64_t i) { return (ToDouble(x.data[i]) - params.mean[c]) * params.inv_std[c]; };
     const auto held_back = [&](int64_t i) { return std::abs(x_hat(i)) > params.clip; };
     double sum_g = 0;
     double sum_g_x_hat = 0;
     ForEachElement(x, c, [&](int64_t i) {
-      dbeta[c] += dy.data[i];
-      dgamma[c] += dy.data[i] * Clip(x_hat(i), params.clip);
+      const double g = ToDouble(dy.data[i]);
+      dbeta[c] += g;
+      dgamma[c] += g * Clip(x_hat(i), params.clip);
       if (held_back(i)) return;
-      sum_g += dy.data[i];
-      sum_g_x_hat += dy.data[i] * x_hat(i);
+      sum_g += g;
+      sum_g_x_hat += g * x_hat(i);
     });
     if (dx.data == nullptr) continue;
     const double scale = GammaAt(params, c) * params.inv_std[c];
     ForEachElement(x, c, [&](int64_t i) {
-      double gradient = held_back(i) ? 0.0 : dy.data[i];
+      double gradient = held_back(i) ? 0.0 : ToDouble(dy.data[i]);
       if (mode == GradientMode::kBatch) gradient -= sum_g / n + x_hat(i) * (sum_g_x_hat / n);
-      dx.data[i] = static_cast<T>(scale * gradient);
+      FromDouble(scale * gradient, &dx.data[i]);
     });
   }
 }
@@ -110,6 +112,8 @@ void Backward(NcsView<const T> x, NcsView<const T> dy, const ChannelParams& para
                             absl::Span<double>, absl::Span<double>, NcsView<T>)
 NORMD_INSTANTIATE(float);
 NORMD_INSTANTIATE(double);
+NORMD_INSTANTIATE(Float16);
+NORMD_INSTANTIATE(BFloat16);
 #undef NORMD_INSTANTIATE
 
 }  // namespace normd::kernels::reference

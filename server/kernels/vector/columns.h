@@ -1,0 +1,320 @@
+// Walks over an (outer, C, inner) view with inner < order::kMinRow in the order of memory: a matrix whose columns
+// belong to channels. Included by kernels_*.cc only; see v16.h.
+namespace normd::kernels::NORMD_KERNELS_ISA {
+
+// Columns that are worked on together: their sums and parameters stay in the first-level cache.
+inline constexpr int64_t kTile = 1024;
+
+// out[v] = the value of v's channel, for `width` columns.
+inline void SpreadToColumns(const double* per_channel, int64_t num_channels, int64_t inner, int64_t width,
+                            double* out) {
+  if (inner == 1) {
+    for (int64_t v = 0; v < width; v += num_channels) {
+      const int64_t count = order::Min(num_channels, width - v);
+      std::memcpy(out + v, per_channel, static_cast<size_t>(count) * sizeof(double));
+    }
+    return;
+  }
+  int64_t v = 0;
+  while (v < width) {
+    for (int64_t c = 0; c < num_channels && v < width; ++c) {
+      for (int64_t i = 0; i < inner && v < width; ++i) out[v++] = per_channel[c];
+    }
+  }
+}
+
+// Whether a tensor of so many elements has a finished block, and so totals; before, they are not looked at.
+inline bool HasTotals(int64_t elements, int64_t num_channels, int64_t inner) {
+  const int64_t width = order::MatrixWidth(num_channels, inner);
+  return elements >= width * order::BlockMatrixRows(width);
+}
+
+// The sums of columns, continued from piece to piece of a tensor that is cut along `outer`. Arrays of kSums * stride
+// doubles, one stretch of `stride` (the width rounded up to chunks) per sum.
+struct ColumnSums {
+  double* total;
+  double* error;
+  // Of the block that is not complete.
+  double* open;
+};
+
+template <typename T, typename R>
+class ColumnAdder {
+ public:
+  // `done` elements of the tensor came before `tensors`, which is the next piece of it.
+  ColumnAdder(const Tensors<T>& tensors, int64_t done, const ChannelArrays<R::kParams>& params, double bound)
+      : tensors_(tensors),
+        params_(params),
+        bound_(bound),
+        width_(order::MatrixWidth(tensors.num_channels, tensors.inner)),
+        stride_(order::RoundUp(width_, order::kLanes)),
+        block_rows_(order::BlockMatrixRows(width_)),
+        begin_(done),
+        end_(done + tensors.elements()) {}
+
+  static int64_t Stride(int64_t num_channels, int64_t inner) {
+    return order::RoundUp(order::MatrixWidth(num_channels, inner), order::kLanes);
+  }
+
+  // Adds the piece to `sums`.
+  void Add(int threads, const ColumnSums& sums) {
+    Scratch scratch;
+    for (int k = 0; k < R::kParams; ++k) {
+      double* spread = scratch.Doubles(stride_);
+      SpreadToColumns(params_.array[k], tensors_.num_channels, tensors_.inner, stride_, spread);
+      columns_[k] = spread;
+    }
+    const int64_t block_elements = block_rows_ * width_;
+    first_block_ = begin_ / block_elements;
+    const int64_t blocks = order::CeilDiv(end_, block_elements) - first_block_;
+    const int64_t tiles = order::CeilDiv(stride_, kTile);
+    sums_ = sums;
+    // The first block adds to what is open; the others begin with zeros, the last one may stay open.
+    partial_ = scratch.Doubles(order::Max(0, blocks - 1) * R::kSums * stride_);
+    struct Blocks {
+      const ColumnAdder& adder;
+      int64_t blocks;
+      int64_t tiles;
+      void operator()(int rank, int size) const {
+        const Part mine(blocks * tiles, rank, size);
+        for (int64_t item = mine.begin; item < mine.end; ++item) {
+          adder.Block(item / tiles, item % tiles * kTile);
+        }
+      }
+    } add_blocks{*this, blocks, tiles};
+    RunTeam(threads, &add_blocks);
+
+    // Complete blocks to the totals, column by column in order.
+    const int64_t complete = end_ % block_elements == 0 ? blocks : blocks - 1;
+    const int64_t count = R::kSums * stride_;
+    for (int64_t b = 0; b < complete; ++b) AddToTotals(BlockSums(b), count, sums);
+    if (complete > 0) {
+      const bool opened = complete < blocks;
+      for (int64_t v = 0; v < count; ++v) sums.open[v] = opened ? BlockSums(blocks - 1)[v] : 0.0;
+    }
+  }
+
+  // The sums of channels from those of columns; `sums` is used up.
+  void Finish(const ColumnSums& sums, const ChannelSums<R::kSums>& out) const {
+    const int64_t count = R::kSums * stride_;
+    double* column = sums.open;
+    if (HasTotals(end_, tensors_.num_channels, tensors_.inner)) {
+      AddToTotals(sums.open, count, sums);
+#pragma GCC ivdep
+      for (int64_t v = 0; v < count; ++v) column[v] = TwoSumValue(sums.total[v], sums.error[v]);
+    }
+    const int64_t row = tensors_.num_channels * tensors_.inner;
+    for (int s = 0; s < R::kSums; ++s, column += stride_) {
+      if (width_ == tensors_.num_channels) {
+        std::memcpy(out.array[s], column, static_cast<size_t>(width_) * sizeof(double));
+        continue;
+      }
+      for (int64_t c = 0; c < tensors_.num_channels; ++c) {
+        double sum = 0;
+        double rest = 0;
+        for (int64_t v = c * tensors_.inner; v < width_; v += row) {
+          for (int64_t i = 0; i < tensors_.inner; ++i) AddTwoSum(column[v + i], &sum, &rest);
+        }
+        out.array[s][c] = TwoSumValue(sum, rest);
+      }
+    }
+  }
+
+ private:
+  double* BlockSums(int64_t block) const {
+    return block == 0 ? sums_.open : partial_ + (block - 1) * R::kSums * stride_;
+  }
+
+  static void AddToTotals(const double* terms, int64_t count, const ColumnSums& sums) {
+    for (int64_t v = 0; v < count; v += order::kLanes) {
+      const V16 term = Load(terms + v);
+      V16 total = Load(sums.total + v);
+      V16 error = Load(sums.error + v);
+      Each<kVecs>([&](auto i) { AddTwoSum(term.v[i], &total.v[i], &error.v[i]); });
+      Store<false>(total, sums.total + v);
+      Store<false>(error, sums.error + v);
+    }
+  }
+
+  // Columns [v0, v0 + kTile) of a block.
+  void Block(int64_t block, int64_t v0) const {
+    double* sums = BlockSums(block);
+    const int64_t v1 = order::Min(stride_, v0 + kTile);
+    for (int s = 0; s < R::kSums && block > 0; ++s) {
+      for (int64_t v = v0; v < v1; ++v) sums[s * stride_ + v] = 0;
+    }
+    const int64_t block_begin = (first_block_ + block) * block_rows_ * width_;
+    const int64_t begin = order::Max(begin_, block_begin);
+    const int64_t end = order::Min(end_, block_begin + block_rows_ * width_);
+    // A piece may begin and end inside of a row.
+    int64_t row = begin / width_;
+    const int64_t last = end / width_;
+    if (begin % width_ != 0) {
+      Stretch(row, begin % width_, row == last ? end % width_ : width_, v0, v1, sums);
+      if (row == last) return;
+      ++row;
+    }
+    // Chunks reach over the end of a row where the width is no multiple of 16: into the next row, which must be there.
+    const int64_t safe = (end_ - (stride_ - width_)) / width_;
+    for (; row + kRows <= order::Min(last, safe); row += kRows) Rows<kRows>(row * width_ - begin_, v0, v1, sums);
+    for (; row + 4 <= order::Min(last, safe); row += 4) Rows<4>(row * width_ - begin_, v0, v1, sums);
+    for (; row < order::Min(last, safe); ++row) Rows<1>(row * width_ - begin_, v0, v1, sums);
+    for (; row < last; ++row) Stretch(row, 0, width_, v0, v1, sums);
+    if (end % width_ != 0) Stretch(last, 0, end % width_, v0, v1, sums);
+  }
+
+  static constexpr int kRows = 8;
+
+  // kCount whole rows, the first of which begins at element `first` of the piece.
+  template <int kCount>
+  void Rows(int64_t first, int64_t v0, int64_t v1, double* sums) const {
+    // The same columns of the next rows or, in a narrow matrix, about kAhead<T> further on.
+    const int64_t ahead = order::Max(kCount * width_, width_ * (kAhead<T> / width_));
+    // Copies, which the stores below cannot change.
+    const Tensors<T> tensors = tensors_;
+    const int64_t width = width_;
+    const int64_t stride = stride_;
+    const double bound = bound_;
+    const double* columns[R::kParams];
+    Each<R::kParams>([&](auto k) { columns[k] = columns_[k]; });
+    for (int64_t v = v0; v < v1; v += order::kLanes) {
+      V16 p[R::kParams];
+      V16 acc[R::kSums];
+      Each<R::kParams>([&](auto k) { p[k] = Load(columns[k] + v); });
+      Each<R::kSums>([&](auto s) { acc[s] = Load(sums + s * stride + v); });
+      Each<kCount>([&](auto r) {
+        const int64_t e = first + r * width + v;
+        V16 in[2];
+        V16 terms[R::kSums];
+        Each<R::kInputs>([&](auto i) { PrefetchChunk(tensors.in[i], e + ahead); });
+        LoadInputs<R::kInputs>(tensors, e, in);
+        R::Terms(in, p, bound, terms);
+        Each<R::kSums>([&](auto s) { acc[s] = acc[s] + terms[s]; });
+      });
+      Each<R::kSums>([&](auto s) { Store<false>(acc[s], sums + s * stride + v); });
+    }
+  }
+
+  // Columns [from, to) of one row, as far as they are in [v0, v1).
+  void Stretch(int64_t row, int64_t from, int64_t to, int64_t v0, int64_t v1, double* sums) const {
+    to = order::Min(to, v1);
+    for (int64_t v = order::Max(from, v0); v < to; v += order::kLanes) {
+      const int64_t count = order::Min(order::kLanes, to - v);
+      V16 in[2];
+      V16 terms[R::kSums];
+      V16 p[R::kParams];
+      // LoadSome, since the arrays and the piece may end here.
+      LoadSomeInputs<R::kInputs>(tensors_, row * width_ + v - begin_, count, in);
+      Each<R::kParams>([&](auto k) { p[k] = LoadSome(columns_[k] + v, count); });
+      R::Terms(in, p, bound_, terms);
+      Each<R::kSums>([&](auto s) {
+        double* at = sums + s * stride_ + v;
+        StoreSome(LoadSome(at, count) + terms[s], at, count);
+      });
+    }
+  }
+
+  const Tensors<T>& tensors_;
+  const ChannelArrays<R::kParams> params_;
+  const double bound_;
+  const int64_t width_;
+  const int64_t stride_;
+  const int64_t block_rows_;
+  const int64_t begin_;
+  const int64_t end_;
+  const double* columns_[R::kParams];
+  int64_t first_block_ = 0;
+  ColumnSums sums_{};
+  double* partial_ = nullptr;
+};
+
+// Writes everything with M.
+template <typename T, typename M, bool kStream>
+class ColumnWriter {
+ public:
+  ColumnWriter(const Tensors<T>& tensors, const ChannelArrays<M::kParams>& params, double bound, Scratch* scratch)
+      : tensors_(tensors), bound_(bound), grid_(tensors.out) {
+    const int64_t row = tensors.num_channels * tensors.inner;
+    width_ = row >= 256 ? row : row * order::CeilDiv(256, row);
+    // Wraps around, so that a chunk over the end of a row finds the parameters of the next one.
+    const int64_t length = width_ + order::kLanes;
+    for (int k = 0; k < M::kParams; ++k) {
+      double* spread = scratch->Doubles(length);
+      SpreadToColumns(params.array[k], tensors.num_channels, tensors.inner, length, spread);
+      columns_[k] = spread;
+    }
+  }
+
+  void operator()(int rank, int size) const {
+    const int64_t elements = tensors_.elements();
+    const int64_t first = order::Min(elements, grid_.Up(0));
+    const int64_t last = order::Max(first, grid_.Down(elements));
+    const Part chunks((last - first) / order::kLanes, rank, size);
+    if (rank == 0) Some(0, first);
+    if (rank == size - 1) Some(last, elements);
+    // From the end, which the sums before have left in cache.
+    for (int64_t end = chunks.end; end > chunks.begin;) {
+      const int64_t begin = order::Max(chunks.begin, end - kStretchChunks);
+      Chunks(first + begin * order::kLanes, first + end * order::kLanes);
+      end = begin;
+    }
+    if (kStream) FinishStreaming();
+  }
+
+ private:
+  static constexpr int64_t kStretchChunks = (1 << 20) / (order::kLanes * static_cast<int64_t>(sizeof(T)));
+
+  // Elements [begin, end), on the grid.
+  void Chunks(int64_t begin, int64_t end) const {
+    if (width_ <= kTile || end - begin < 4 * width_) {
+      Walk(begin, end, 0, width_);
+      return;
+    }
+    // Wide rows in tiles, whose parameters stay in the first-level cache.
+    for (int64_t v = 0; v < width_; v += kTile) Walk(begin, end, v, order::Min(width_, v + kTile));
+  }
+
+  // The chunks of [begin, end) that begin in columns [v0, v1).
+  void Walk(int64_t begin, int64_t end, int64_t v0, int64_t v1) const {
+    // Copies, which the stores below cannot change.
+    const Tensors<T> tensors = tensors_;
+    const Grid<T> grid = grid_;
+    const int64_t width = width_;
+    const double bound = bound_;
+    const double* columns[M::kParams];
+    Each<M::kParams>([&](auto k) { columns[k] = columns_[k]; });
+    const int64_t skipped = width - (v1 - v0);
+    int64_t row = begin / width * width;
+    for (int64_t e = begin; e < end; row += width) {
+      // The first chunk at or behind column v0 of this row.
+      e = order::Max(e, grid.Up(row + v0));
+      const int64_t stop = order::Min(end, row + v1);
+      const int64_t turn = stop - kAhead<T>;
+      for (; e < stop; e += order::kLanes) {
+        const int64_t ahead = e + kAhead<T> + (e < turn ? 0 : skipped);
+        V16 in[2];
+        V16 p[M::kParams];
+        Each<M::kInputs>([&](auto i) { PrefetchChunk(tensors.in[i], ahead); });
+        LoadInputs<M::kInputs>(tensors, e, in);
+        Each<M::kParams>([&](auto k) { p[k] = Load(columns[k] + (e - row)); });
+        Store<kStream>(M::Value(in, p, bound), tensors.out + e);
+      }
+    }
+  }
+
+  // The less than 16 elements before and behind the grid's chunks.
+  void Some(int64_t begin, int64_t end) const {
+    if (begin == end) return;
+    V16 p[M::kParams];
+    Each<M::kParams>([&](auto k) { p[k] = Load(columns_[k] + begin % width_); });
+    WriteSome<M>(tensors_, begin, end - begin, p, bound_);
+  }
+
+  const Tensors<T>& tensors_;
+  const double bound_;
+  const Grid<T> grid_;
+  int64_t width_;
+  const double* columns_[M::kParams];
+};
+
+}  // namespace normd::kernels::NORMD_KERNELS_ISA

@@ -1,0 +1,310 @@
+// The functions of implementation.h on top of the walks. Included by kernels_*.cc only; see v16.h.
+namespace normd::kernels::NORMD_KERNELS_ISA {
+
+// From here on a thread's part of the output goes past the caches: it would push out what else is needed, and each line
+// would be read before it is written. Below, the output stays in the cache for whoever reads it next.
+inline constexpr int64_t kStreamBytes = 5 << 18;
+
+template <typename T>
+bool Streams(const Tensors<T>& t, int threads) {
+  const int64_t bytes = t.elements() * static_cast<int64_t>(sizeof(T));
+  return bytes >= kStreamBytes * threads && t.out != t.in[0] && t.out != t.in[1];
+}
+
+// Fewer threads where a part would be too small to be worth a hand-over even to a thread that waits for it.
+inline constexpr int64_t kPartBytes = 128 << 10;
+template <typename T>
+int UsefulThreads(const Tensors<T>& t, int threads) {
+  const int64_t bytes = (t.in[1] == nullptr ? 2 : 3) * t.elements() * static_cast<int64_t>(sizeof(T));
+  return static_cast<int>(order::Max(1, order::Min(threads, bytes / kPartBytes)));
+}
+
+// Calls f<true>() or f<false>().
+template <typename F>
+void WithStreaming(bool streams, const F& f) {
+  if (streams) {
+    f.template Run<true>();
+  } else {
+    f.template Run<false>();
+  }
+}
+
+template <typename T, typename M>
+struct WriteEverything {
+  const Tensors<T>& tensors;
+  const ChannelArrays<M::kParams>& params;
+  double bound;
+  int threads;
+
+  template <bool kStream>
+  void Run() const {
+    if (order::ByRows(tensors.inner)) {
+      RowWriter<T, M, kStream> writer(tensors, params, bound);
+      RunTeam(threads, &writer);
+    } else {
+      Scratch scratch;
+      ColumnWriter<T, M, kStream> writer(tensors, params, bound, &scratch);
+      RunTeam(threads, &writer);
+    }
+  }
+};
+
+template <typename M, typename T>
+void Write(const Tensors<T>& tensors, const ChannelArrays<M::kParams>& params, double bound, int threads) {
+  const int useful = UsefulThreads(tensors, threads);
+  WithStreaming(Streams(tensors, useful), WriteEverything<T, M>{tensors, params, bound, useful});
+}
+
+template <typename T, typename R, typename M, typename Finish>
+struct SumAndWriteEverything {
+  const Tensors<T>& tensors;
+  const ChannelArrays<R::kParams>& sum_params;
+  const ChannelSums<R::kSums>& sums;
+  const ChannelArrays<M::kParams>& value_params;
+  double bound;
+  const Finish& finish;
+  int threads;
+
+  template <bool kStream>
+  void Run() const {
+    Scratch scratch;
+    if (order::ByRows(tensors.inner)) {
+      RowWalk<T, R, M, Finish, kStream> walk(tensors, sum_params, sums, value_params, bound, finish, threads);
+      walk.SetShared(scratch.Doubles(walk.SharedDoubles()));
+      RunTeam(threads, &walk);
+      return;
+    }
+    const int64_t size = ColumnAdder<T, R>::Stride(tensors.num_channels, tensors.inner) * R::kSums;
+    const bool totals = HasTotals(tensors.elements(), tensors.num_channels, tensors.inner);
+    double* state = scratch.Doubles(3 * size);
+    for (int64_t i = 0; i < (totals ? 3 * size : size); ++i) state[i] = 0;
+    ColumnAdder<T, R> adder(tensors, 0, sum_params, bound);
+    const ColumnSums columns = {state + size, state + 2 * size, state};
+    adder.Add(threads, columns);
+    adder.Finish(columns, sums);
+    finish(0, tensors.num_channels);
+    if constexpr (M::kInputs > 0) {
+      ColumnWriter<T, M, kStream> writer(tensors, value_params, bound, &scratch);
+      RunTeam(threads, &writer);
+    }
+  }
+};
+
+// Sums with R, then `finish`, then writes with M unless that is NoValue.
+template <typename R, typename M, typename T, typename Finish>
+void SumAndWrite(const Tensors<T>& tensors, const ChannelArrays<R::kParams>& sum_params,
+                 const ChannelSums<R::kSums>& sums, const ChannelArrays<M::kParams>& value_params, double bound,
+                 const Finish& finish, int threads) {
+  const int useful = UsefulThreads(tensors, threads);
+  const SumAndWriteEverything<T, R, M, Finish> all = {tensors, sum_params, sums, value_params, bound, finish, useful};
+  if constexpr (M::kInputs > 0) {
+    WithStreaming(Streams(tensors, useful), all);
+  } else {
+    all.template Run<false>();
+  }
+}
+
+inline bool Clips(double clip) { return clip < __builtin_inf(); }
+
+// `values`, or an array full of `missing` if they are null.
+inline const double* OrFilled(const double* values, double missing, int64_t count, Scratch* scratch) {
+  if (values != nullptr) return values;
+  double* filled = scratch->Doubles(count);
+  for (int64_t c = 0; c < count; ++c) filled[c] = missing;
+  return filled;
+}
+
+inline void Products(const double* a, const double* b, int64_t c0, int64_t c1, double* out) {
+#pragma GCC ivdep
+  for (int64_t c = c0; c < c1; ++c) out[c] = a[c] * b[c];
+}
+
+// From sums of (x - shift) to the statistics and, where a y is written, to what it is written with.
+struct FinishBatch {
+  const BatchCall& call;
+  double n;
+  const double* shift;
+  const double* sum;
+  const double* squares;
+  const double* gamma;
+  // Null: no y.
+  double* inv_std;
+  // gamma * inv_std.
+  double* scale;
+
+  void operator()(int64_t c0, int64_t c1) const {
+    MomentsFromSums(shift, sum, squares, n, c0, c1, call.mean, call.var);
+    if (inv_std == nullptr) return;
+    InverseStd(call.var, c0, c1, call.eps, inv_std);
+    Products(gamma, inv_std, c0, c1, scale);
+  }
+};
+
+template <typename M, typename T>
+void SumMoments(const Tensors<T>& tensors, FinishBatch* finish, const ChannelArrays<M::kParams>& value_params,
+                int threads, Scratch* scratch) {
+  const int64_t channels = tensors.num_channels;
+  double* shift = scratch->Doubles(channels);
+  double* sum = scratch->Doubles(channels);
+  double* squares = scratch->Doubles(channels);
+  ShiftFromFirstValues<T>({tensors.in[0], tensors.outer, channels, tensors.inner}, shift);
+  finish->n = static_cast<double>(tensors.outer * tensors.inner);
+  finish->shift = shift;
+  finish->sum = sum;
+  finish->squares = squares;
+  SumAndWrite<MomentSums, M>(tensors, {{shift}}, {{sum, squares}}, value_params, finish->call.clip, *finish, threads);
+}
+
+template <typename T>
+void BatchStatistics(const NcsView<const T>& x, int threads, double* mean, double* var) {
+  Scratch scratch;
+  const BatchCall call = {nullptr, nullptr, 0, 0, mean, var};
+  FinishBatch finish = {call, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  const Tensors<T> tensors = {{x.data, nullptr}, nullptr, x.outer, x.num_channels, x.inner};
+  SumMoments<NoValue>(tensors, &finish, {}, threads, &scratch);
+}
+
+template <typename T>
+void NormalizeBatch(const NcsView<const T>& x, const BatchCall& call, int threads, T* y) {
+  Scratch scratch;
+  const int64_t channels = x.num_channels;
+  const double* gamma = OrFilled(call.gamma, 1, channels, &scratch);
+  const double* beta = OrFilled(call.beta, 0, channels, &scratch);
+  double* inv_std = scratch.Doubles(channels);
+  double* scale = scratch.Doubles(channels);
+  FinishBatch finish = {call, 0, nullptr, nullptr, nullptr, gamma, inv_std, scale};
+  const Tensors<T> tensors = {{x.data, nullptr}, y, x.outer, channels, x.inner};
+  if (Clips(call.clip)) {
+    SumMoments<ClippedAffine>(tensors, &finish, {{call.mean, inv_std, beta, gamma}}, threads, &scratch);
+  } else {
+    SumMoments<Affine>(tensors, &finish, {{call.mean, scale, beta}}, threads, &scratch);
+  }
+}
+
+template <typename T>
+void Normalize(const NcsView<const T>& x, const RawParams& params, int threads, T* y) {
+  Scratch scratch;
+  const int64_t channels = x.num_channels;
+  const double* gamma = OrFilled(params.gamma, 1, channels, &scratch);
+  const double* beta = OrFilled(params.beta, 0, channels, &scratch);
+  const Tensors<T> tensors = {{x.data, nullptr}, y, x.outer, channels, x.inner};
+  if (Clips(params.clip)) {
+    Write<ClippedAffine>(tensors, {{params.mean, params.inv_std, beta, gamma}}, params.clip, threads);
+    return;
+  }
+  double* scale = scratch.Doubles(channels);
+  Products(gamma, params.inv_std, 0, channels, scale);
+  Write<Affine>(tensors, {{params.mean, scale, beta}}, 0, threads);
+}
+
+template <typename T>
+void Denormalize(const NcsView<const T>& y, const RawParams& params, int threads, T* x) {
+  Scratch scratch;
+  const int64_t channels = y.num_channels;
+  const double* gamma = OrFilled(params.gamma, 1, channels, &scratch);
+  const double* beta = OrFilled(params.beta, 0, channels, &scratch);
+  double* width = scratch.Doubles(channels);
+#pragma GCC ivdep
+  for (int64_t c = 0; c < channels; ++c) width[c] = 1.0 / (gamma[c] * params.inv_std[c]);
+  const Tensors<T> tensors = {{y.data, nullptr}, x, y.outer, channels, y.inner};
+  Write<Affine>(tensors, {{beta, width, params.mean}}, 0, threads);
+}
+
+// From the sums of gradients to dgamma, dbeta and what dx is written with.
+struct FinishBackward {
+  const BackwardCall& call;
+  double n;
+  const double* gamma;
+  // sum(dy), sum(dy * (x - mean)); with clip sum(dy * clamped x_hat) instead, and sum(g), sum(g * x_hat).
+  const double* sums[4];
+  double* scale;
+  double* mean_g;
+  double* slope;
+
+  void operator()(int64_t c0, int64_t c1) const {
+    const double* inv_std = call.params.inv_std;
+    const double* mean = call.params.mean;
+    const bool clips = Clips(call.params.clip);
+#pragma GCC ivdep
+    for (int64_t c = c0; c < c1; ++c) {
+      // A channel whose mean is NaN has no gradient.
+      const bool live = mean[c] == mean[c];
+      const double dgamma = clips ? sums[1][c] : sums[1][c] * inv_std[c];
+      const double g = clips ? sums[2][c] : sums[0][c];
+      const double gx = clips ? sums[3][c] : dgamma;
+      call.dgamma[c] = live ? dgamma : 0.0;
+      call.dbeta[c] = live ? sums[0][c] : 0.0;
+      scale[c] = gamma[c] * inv_std[c];
+      mean_g[c] = g / n;
+      slope[c] = inv_std[c] * (gx / n);
+    }
+  }
+};
+
+template <typename T>
+void ZeroDeadChannels(const Tensors<T>& t, const double* mean) {
+  for (int64_t c = 0; c < t.num_channels; ++c) {
+    if (mean[c] == mean[c]) continue;
+    for (int64_t o = 0; o < t.outer; ++o) {
+      T* row = t.out + (o * t.num_channels + c) * t.inner;
+      for (int64_t i = 0; i < t.inner; ++i) row[i] = T{};
+    }
+  }
+}
+
+template <typename T>
+void Backward(const NcsView<const T>& x, const T* dy, const BackwardCall& call, int threads, T* dx) {
+  Scratch scratch;
+  const int64_t channels = x.num_channels;
+  const RawParams& params = call.params;
+  double* sums[4];
+  for (double*& sum : sums) sum = scratch.Doubles(channels);
+  double* scale = scratch.Doubles(channels);
+  double* mean_g = scratch.Doubles(channels);
+  double* slope = scratch.Doubles(channels);
+  const FinishBackward finish = {call,
+                                 static_cast<double>(x.ValuesPerChannel()),
+                                 OrFilled(params.gamma, 1, channels, &scratch),
+                                 {sums[0], sums[1], sums[2], sums[3]},
+                                 scale,
+                                 mean_g,
+                                 slope};
+  const Tensors<T> t = {{x.data, dy}, dx, x.outer, channels, x.inner};
+  const double* mean = params.mean;
+  const double* inv_std = params.inv_std;
+  if (Clips(params.clip)) {
+    const ChannelArrays<2> from = {{mean, inv_std}};
+    const ChannelSums<4> to = {{sums[0], sums[1], sums[2], sums[3]}};
+    if (dx == nullptr) {
+      SumAndWrite<ClippedGradientSums, NoValue>(t, from, to, {}, params.clip, finish, threads);
+    } else if (call.mode == GradientMode::kBatch) {
+      SumAndWrite<ClippedGradientSums, BatchGradient<true>>(t, from, to, {{mean, scale, mean_g, slope, inv_std}},
+                                                            params.clip, finish, threads);
+    } else {
+      SumAndWrite<ClippedGradientSums, ConstantGradient<true>>(t, from, to, {{scale, mean, inv_std}}, params.clip,
+                                                               finish, threads);
+    }
+  } else {
+    const ChannelArrays<1> from = {{mean}};
+    const ChannelSums<2> to = {{sums[0], sums[1]}};
+    if (dx == nullptr) {
+      SumAndWrite<GradientSums, NoValue>(t, from, to, {}, 0, finish, threads);
+    } else if (call.mode == GradientMode::kBatch) {
+      SumAndWrite<GradientSums, BatchGradient<false>>(t, from, to, {{mean, scale, mean_g, slope}}, 0, finish, threads);
+    } else {
+      SumAndWrite<GradientSums, ConstantGradient<false>>(t, from, to, {{scale}}, 0, finish, threads);
+    }
+  }
+  if (dx != nullptr) ZeroDeadChannels(t, mean);
+}
+
+inline void InverseStdOf(const double* var, int64_t count, double eps, double* inv_std) {
+  InverseStd(var, 0, count, eps, inv_std);
+}
+
+template <typename T>
+constexpr Functions<T> FunctionsFor() {
+  return {&BatchStatistics<T>, &NormalizeBatch<T>, &Normalize<T>, &Denormalize<T>, &Backward<T>, &AddMoments<T>};
+}
+
+}  // namespace normd::kernels::NORMD_KERNELS_ISA

@@ -1,0 +1,40 @@
+#include "server/kernels/vector/kernels.h"
+
+#include "server/kernels/parallel.h"
+#include "server/kernels/scratch.h"
+
+// In this order, see v16.h.
+// clang-format off
+#include "server/kernels/vector/isa_avx512.h"
+#include "server/kernels/vector/v16.h"
+#include "server/kernels/vector/operations.h"
+#include "server/kernels/vector/tensors.h"
+#include "server/kernels/vector/rows.h"
+#include "server/kernels/vector/columns.h"
+#include "server/kernels/vector/moments.h"
+#include "server/kernels/vector/functions.h"
+// clang-format on
+
+namespace normd::kernels::avx512 {
+namespace {
+
+bool Supported() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("f16c");
+}
+
+}  // namespace
+
+const Implementation kImplementation = {
+    .name = "avx512",
+    .supported = &Supported,
+    .f32 = FunctionsFor<float>(),
+    .f64 = FunctionsFor<double>(),
+    .f16 = FunctionsFor<Float16>(),
+    .bf16 = FunctionsFor<BFloat16>(),
+    .inverse_std = &InverseStdOf,
+    .moments_sizes = &MomentsSizes,
+    .finish_moments = &FinishMoments,
+};
+
+}  // namespace normd::kernels::avx512

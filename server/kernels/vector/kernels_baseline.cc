@@ -1,0 +1,37 @@
+#include "server/kernels/vector/kernels.h"
+
+#include "server/kernels/parallel.h"
+#include "server/kernels/scratch.h"
+
+// In this order, see v16.h.
+// clang-format off
+#include "server/kernels/vector/isa_baseline.h"
+#include "server/kernels/vector/v16.h"
+#include "server/kernels/vector/operations.h"
+#include "server/kernels/vector/tensors.h"
+#include "server/kernels/vector/rows.h"
+#include "server/kernels/vector/columns.h"
+#include "server/kernels/vector/moments.h"
+#include "server/kernels/vector/functions.h"
+// clang-format on
+
+namespace normd::kernels::baseline {
+namespace {
+
+bool Supported() { return true; }
+
+}  // namespace
+
+const Implementation kImplementation = {
+    .name = "baseline",
+    .supported = &Supported,
+    .f32 = FunctionsFor<float>(),
+    .f64 = FunctionsFor<double>(),
+    .f16 = FunctionsFor<Float16>(),
+    .bf16 = FunctionsFor<BFloat16>(),
+    .inverse_std = &InverseStdOf,
+    .moments_sizes = &MomentsSizes,
+    .finish_moments = &FinishMoments,
+};
+
+}  // namespace normd::kernels::baseline
