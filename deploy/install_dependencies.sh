@@ -4,6 +4,7 @@
 #   deploy/install_dependencies.sh build        compile the server, the C++ SDK and normctl
 #   deploy/install_dependencies.sh quickstart   build, and the Python side of the quickstart
 #   deploy/install_dependencies.sh test         everything that the test command uses
+#   deploy/install_dependencies.sh bench        the benchmarks, with the libraries that they compare with
 set -euo pipefail
 
 build=(build-essential ca-certificates ccache cmake git libabsl-dev libcli11-dev libgrpc++-dev libgrpc-dev
@@ -11,15 +12,17 @@ build=(build-essential ca-certificates ccache cmake git libabsl-dev libcli11-dev
        protobuf-compiler-grpc)
 quickstart=("${build[@]}" python3 python3-grpcio python3-numpy python3-pip python3-protobuf python3-setuptools
             python3-sklearn python3-torch python3-venv python3-wheel)
-test=("${quickstart[@]}" clang-format-14 clang-tidy-14 libbenchmark-dev libgmock-dev libgtest-dev libonnx-testdata
-      mypy python3-onnx python3-pytest python3-torchvision shellcheck)
+test=("${quickstart[@]}" clang-format-14 clang-tidy-14 g++-aarch64-linux-gnu libbenchmark-dev libgmock-dev libgtest-dev libonnx-testdata
+      mypy python3-onnx python3-pytest python3-torchvision qemu-user shellcheck)
+bench=("${build[@]}" libbenchmark-dev libdnnl-dev libtorch-dev python3 python3-matplotlib)
 
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;
   quickstart) wanted=("${quickstart[@]}") ;;
   test) wanted=("${test[@]}") ;;
+  bench) wanted=("${bench[@]}") ;;
   *)
-    echo "usage: $0 build|quickstart|test (got '${1:-}')" >&2
+    echo "usage: $0 build|quickstart|test|bench (got '${1:-}')" >&2
     exit 2
     ;;
 esac

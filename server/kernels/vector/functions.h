@@ -12,7 +12,7 @@ bool Streams(const Tensors<T>& t, int threads) {
 }
 
 // Fewer threads where a part would be too small to be worth a hand-over even to a thread that waits for it.
-inline constexpr int64_t kPartBytes = 128 << 10;
+inline constexpr int64_t kPartBytes = 256 << 10;
 template <typename T>
 int UsefulThreads(const Tensors<T>& t, int threads) {
   const int64_t bytes = (t.in[1] == nullptr ? 2 : 3) * t.elements() * static_cast<int64_t>(sizeof(T));

@@ -33,7 +33,7 @@ template <bool kStream>
     _mm512_storeu_pd(p + 8, v[1]);
   }
 }
-// A whole cache line in one store: the core then need not read the line first.
+// A whole cache line in one store.
 template <bool kStream>
 [[gnu::always_inline]] inline void StoreVecs(const Vec (&v)[2], float* p) {
   const __m512 all = _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(v[0])), _mm512_cvtpd_ps(v[1]), 1);

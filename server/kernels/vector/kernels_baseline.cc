@@ -1,7 +1,6 @@
-#include "server/kernels/vector/kernels.h"
-
 #include "server/kernels/parallel.h"
 #include "server/kernels/scratch.h"
+#include "server/kernels/vector/kernels.h"
 
 // In this order, see v16.h.
 // clang-format off

@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "server/kernels/batch_norm.h"
+#include "tests/server/kernels/adversarial.h"
+#include "tests/server/kernels/implementations.h"
 #include "tests/server/kernels/truth.h"
 
 // The accuracy contract of docs/batch_norm.md, and data whose mean and variance every order of additions gets exactly.
@@ -147,6 +149,36 @@ TEST(AccuracyOfDoubleTest, VarianceWhenTheMeanCannotBeHeldExactly) {
   }
 }
 
+TEST(AdversarialTest, StatisticsAndOutputStayWithinTheBounds) {
+  for (const truth::AdversarialInput& input : truth::AdversarialInputs()) {
+    SCOPED_TRACE(input.name);
+    const Shape& s = input.shape;
+    std::vector<double> mean(s.num_channels);
+    std::vector<double> var(s.num_channels);
+    std::vector<float> y(input.x.size());
+    NormalizeBatch(ViewOf(s, input.x.data()), {.eps = 1e-5}, 2, absl::MakeSpan(mean), absl::MakeSpan(var),
+                   MutableViewOf(s, y.data()));
+    for (int64_t c = 0; c < s.num_channels; ++c) {
+      const std::vector<long double> values = truth::Channel(s, input.x.data(), c);
+      const truth::Moments want = truth::MomentsOf(values);
+      if (want.var == 0) {
+        ASSERT_EQ(mean[c], static_cast<double>(values[0]));
+        ASSERT_EQ(var[c], 0);
+      } else {
+        ExpectMoments(mean[c], var[c], values);
+      }
+      const long double inv_std = 1 / std::sqrt(want.var + 1e-5L);
+      const std::vector<long double> got = truth::Channel(s, y.data(), c);
+      long double worst = 0;
+      for (size_t k = 0; k < got.size(); ++k) {
+        const long double want_y = (values[k] - want.mean) * inv_std;
+        worst = std::max(worst, std::abs(got[k] - want_y) / std::max(1.0L, std::abs(want_y)));
+      }
+      ASSERT_LE(static_cast<double>(worst), 4 * std::ldexp(1.0, -24)) << c;
+    }
+  }
+}
+
 struct ExactCase {
   std::string name;
   Shape shape;
@@ -157,7 +189,7 @@ class ExactFillTest : public ::testing::TestWithParam<ExactCase> {};
 // The input of oneDNN's benchdnn (tests/benchdnn/bnorm): neighbours add up to twice the mean, a small power of two, and
 // differ from it in the last few bits, so that sums of values and of squares have no rounding in whatever order they
 // are taken. benchdnn's threshold for mean and variance is 0, and so is ours.
-TEST_P(ExactFillTest, MeanAndVarianceAreExactAtEveryThreadCount) {
+TEST_P(ExactFillTest, MeanAndVarianceAreExactInEveryImplementationAtEveryThreadCount) {
   const Shape& s = GetParam().shape;
   const int64_t n = s.PerChannel();
   const int flex_bits = std::min(24, (24 - static_cast<int>(std::ceil(std::log2(static_cast<double>(n))))) / 2 - 1);
@@ -181,13 +213,15 @@ TEST_P(ExactFillTest, MeanAndVarianceAreExactAtEveryThreadCount) {
     // An integer over n, scaled by a power of two: one rounding.
     want_var[c] = std::ldexp(static_cast<double>(squares) * m * m, -2 * flex_bits) / static_cast<double>(n);
   }
-  for (int threads = 1; threads <= 8; ++threads) {
-    std::vector<double> mean(s.num_channels);
-    std::vector<double> var(s.num_channels);
-    BatchStatistics(ViewOf(s, x.data()), threads, absl::MakeSpan(mean), absl::MakeSpan(var));
-    EXPECT_EQ(mean, want_mean) << "threads " << threads;
-    EXPECT_EQ(var, want_var) << "threads " << threads;
-  }
+  WithEachImplementation([&] {
+    for (int threads = 1; threads <= 8; ++threads) {
+      std::vector<double> mean(s.num_channels);
+      std::vector<double> var(s.num_channels);
+      BatchStatistics(ViewOf(s, x.data()), threads, absl::MakeSpan(mean), absl::MakeSpan(var));
+      EXPECT_EQ(mean, want_mean) << "threads " << threads;
+      EXPECT_EQ(var, want_var) << "threads " << threads;
+    }
+  });
 }
 
 // From benchdnn's shape lists: mb2ic128ih2 "catch_cancel", ResNet-50 and GoogLeNet layers, 1d and 3d, odd lengths.

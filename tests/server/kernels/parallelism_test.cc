@@ -92,24 +92,41 @@ TEST(AvailableCoresTest, FollowsTheAffinityMask) {
   }).join();
 }
 
-TEST(ThreadsForTest, OneBelowFourMegabytesAndNeverMoreThanThereAre) {
+TEST(ThreadsForTest, BySizeAndByTheCoresThatAreIdle) {
   constexpr int64_t kMiB = 1 << 20;
   struct Case {
     int64_t bytes;
-    int available;
+    int cores;
+    int busy;
     int want;
   };
-  for (const Case& c : std::vector<Case>{{0, 8, 1},
-                                         {kMiB, 8, 1},
-                                         {4 * kMiB - 1, 8, 1},
-                                         {4 * kMiB, 8, 2},
-                                         {4 * kMiB, 1, 1},
-                                         {9 * kMiB, 8, 4},
-                                         {64 * kMiB, 8, 8},
-                                         {INT64_MAX, 8, 8},
-                                         {64 * kMiB, 0, 1}}) {
-    EXPECT_EQ(ThreadsFor(c.bytes, c.available), c.want) << c.bytes << " bytes, " << c.available << " cores";
+  for (const Case& c : std::vector<Case>{{0, 8, 0, 1},
+                                         {kMiB, 8, 0, 1},
+                                         {8 * kMiB - 1, 8, 0, 1},
+                                         {8 * kMiB, 8, 0, 2},
+                                         {8 * kMiB, 1, 0, 1},
+                                         {18 * kMiB, 8, 0, 4},
+                                         {64 * kMiB, 8, 0, 8},
+                                         {64 * kMiB, 8, 3, 5},
+                                         {64 * kMiB, 8, 7, 1},
+                                         {64 * kMiB, 8, 20, 1},
+                                         {64 * kMiB, 8, -1, 8},
+                                         {INT64_MAX, 8, 0, 8},
+                                         {64 * kMiB, 0, 0, 1}}) {
+    EXPECT_EQ(ThreadsFor(c.bytes, c.cores, c.busy), c.want)
+        << c.bytes << " bytes, " << c.cores << " cores, " << c.busy << " busy";
   }
+}
+
+TEST(BusyCoresTest, CountsWhileALeaseLives) {
+  BusyCores busy;
+  EXPECT_EQ(busy.count(), 0);
+  {
+    const BusyCores::Lease one(&busy);
+    const BusyCores::Lease two(&busy);
+    EXPECT_EQ(busy.count(), 2);
+  }
+  EXPECT_EQ(busy.count(), 0);
 }
 
 }  // namespace
