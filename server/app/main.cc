@@ -8,6 +8,7 @@
 #include "server/app/grpc_log.h"
 #include "server/app/health_check.h"
 #include "server/app/logger.h"
+#include "server/app/openmp_spin.h"
 #include "server/app/server.h"
 #include "server/app/stop_signals.h"
 
@@ -71,6 +72,7 @@ int main(int argc, char** argv) {
     case CommandLine::Action::kCheckHealth:
       return normd::app::CheckHealthAndReport(*command);
     case CommandLine::Action::kServe:
+      normd::app::LimitOpenMpSpin(argv);
       return normd::app::Serve(*command);
   }
   return 1;

@@ -47,19 +47,22 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Handle(grpc::CallbackServerC
                                                            absl::string_view method, const Request* request,
                                                            Response* response, int64_t bytes, Compute compute) {
   const UnaryCall call(context, method, request->layer(), request, response, observer_);
-  registry::CallControl control;
-  control.threads = kernels::ThreadsFor(bytes, cores_);
-  control.check_alive = [call] { return call.CheckAlive(); };
-  const bool in_this_thread = control.threads == 1;
-  auto handler = [request, control = std::move(control), compute = std::move(compute)]() -> absl::Status {
+  const auto handler = [request, compute = std::move(compute), call](int threads) -> absl::Status {
     if (absl::Status status = layer::ValidateName(request->layer()); !status.ok()) return status;
+    registry::CallControl control;
+    control.threads = threads;
+    control.check_alive = [call] { return call.CheckAlive(); };
     return compute(control);
   };
-  if (in_this_thread) {
-    call.Run(handler);
+  if (kernels::ThreadsFor(bytes, cores_) == 1) {
+    const kernels::BusyCores::Lease lease(&busy_inline_);
+    call.Run([&] { return handler(1); });
     return call.reactor();
   }
-  base::ComputeThread::Job job = [call, handler = std::move(handler)]() mutable { call.Run(handler); };
+  // How many cores are idle is known only when its turn comes.
+  base::ComputeThread::Job job = [this, call, handler, bytes] {
+    call.Run([&] { return handler(kernels::ThreadsFor(bytes, cores_, busy_inline_.count())); });
+  };
   if (!compute_thread_->Submit(job)) {
     call.Finish(absl::ResourceExhaustedError("too many calls with large tensors wait for the compute thread"));
   }

@@ -5,6 +5,7 @@
 
 #include "normd/v1/normalization_service.grpc.pb.h"
 #include "server/base/compute_thread.h"
+#include "server/kernels/parallelism.h"
 #include "server/registry/call_control.h"
 #include "server/registry/layer_registry.h"
 #include "server/service/unary_call.h"
@@ -40,6 +41,8 @@ class NormalizationServiceImpl final : public v1::NormalizationService::Callback
   const registry::LayerRegistry* const registry_;
   base::ComputeThread* const compute_thread_;
   const int cores_;
+  // Cores that run small calls inline; the compute thread leaves them alone.
+  kernels::BusyCores busy_inline_;
   CallObserver* const observer_;
 };
 

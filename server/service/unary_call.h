@@ -50,7 +50,7 @@ class UnaryCall {
   // Runs `handler`, a function () -> absl::Status that fills in the response, unless the call is already over, and
   // finishes with what it returned. Exceptions end here: the callback API has no place for them.
   template <typename Handler>
-  void Run(Handler& handler) const {
+  void Run(const Handler& handler) const {
     absl::Status status = CheckAlive();
     if (status.ok()) {
       try {

@@ -26,6 +26,7 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::MatchesRegex;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 std::string ReadFile(const std::string& path) {
@@ -119,6 +120,8 @@ class Normd {
     pid_ = -1;
     return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
   }
+  // Of the running process.
+  std::string Environment() const { return ReadFile("/proc/" + std::to_string(pid_) + "/environ"); }
   std::string Stderr() const { return ReadFile(stderr_path_); }
 
  private:
@@ -155,6 +158,21 @@ TEST_F(ProcessTest, SaysWhereItListensAndEndsOnSigterm) {
     EXPECT_THAT(normd.Stderr(), HasSubstr("message=stopped"));
     EXPECT_FALSE(std::filesystem::exists(Path("normd.sock")));
   }
+}
+
+// libgomp's own default spins for up to 13 ms after every large tensor.
+TEST_F(ProcessTest, IdleComputeThreadsSpinBriefly) {
+  unsetenv("GOMP_SPINCOUNT");
+  unsetenv("OMP_WAIT_POLICY");
+  Normd normd({"--listen", "127.0.0.1:0"});
+  ASSERT_FALSE(normd.ReadAddress().empty());
+  EXPECT_THAT(normd.Environment(), HasSubstr("GOMP_SPINCOUNT=10000"));
+
+  setenv("OMP_WAIT_POLICY", "passive", 1);
+  Normd chosen({"--listen", "127.0.0.1:0"});
+  ASSERT_FALSE(chosen.ReadAddress().empty());
+  EXPECT_THAT(chosen.Environment(), Not(HasSubstr("GOMP_SPINCOUNT")));
+  unsetenv("OMP_WAIT_POLICY");
 }
 
 TEST_F(ProcessTest, ASecondSignalEndsItAtOnce) {
