@@ -18,8 +18,7 @@ Json ToJson(const Tensor& tensor, const Destination& destination) {
     return out;
   }
   Json data = Json::array();
-  for (const float value : tensor.values<float>()) data.push_back(cli::ToJson(static_cast<double>(value)));
-  for (const double value : tensor.values<double>()) data.push_back(cli::ToJson(value));
+  for (const double value : tensor.ToDoubles()) data.push_back(cli::ToJson(value));
   out["data"] = std::move(data);
   return out;
 }

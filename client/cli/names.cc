@@ -58,6 +58,4 @@ absl::string_view NameOf(ServingStatus status) {
   return "UNKNOWN";
 }
 
-absl::string_view NameOf(DType dtype) { return dtype == DType::kFloat32 ? "float32" : "float64"; }
-
 }  // namespace normd::cli

@@ -28,7 +28,6 @@ std::string NameOf(const std::map<std::string, Enum>& names, Enum value) {
 }
 
 absl::string_view NameOf(ServingStatus status);
-absl::string_view NameOf(DType dtype);
 
 }  // namespace normd::cli
 

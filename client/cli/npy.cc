@@ -1,10 +1,13 @@
 #include "client/cli/npy.h"
 
+#include <algorithm>
 #include <bit>
+#include <cassert>
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -43,9 +46,16 @@ std::optional<absl::string_view> ValueOf(absl::string_view header, absl::string_
   return std::nullopt;
 }
 
+struct Descr {
+  absl::string_view descr;
+  DType dtype;
+};
+constexpr Descr kDescrs[] = {{"<f2", DType::kFloat16}, {"<f4", DType::kFloat32}, {"<f8", DType::kFloat64}};
+
 absl::StatusOr<DType> ParseDtype(absl::string_view value) {
   if (absl::StartsWith(value, "[")) {
-    return absl::InvalidArgumentError("it holds a structured array; save one plain array of float32 or float64");
+    return absl::InvalidArgumentError(
+        "it holds a structured array; save one plain array of float16, float32 or float64");
   }
   const char quote = value.empty() ? '\0' : value.front();
   const std::size_t end = value.find(quote, 1);
@@ -53,17 +63,18 @@ absl::StatusOr<DType> ParseDtype(absl::string_view value) {
     return absl::InvalidArgumentError("its header has no descr that can be read");
   }
   const absl::string_view descr = value.substr(1, end - 1);
-  if (descr == "<f4") return DType::kFloat32;
-  if (descr == "<f8") return DType::kFloat64;
-  if (descr == ">f4" || descr == ">f8") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("it is big-endian (", descr, "); save x.astype('<", descr.substr(1), "')"));
+  for (const Descr& known : kDescrs) {
+    if (descr == known.descr) return known.dtype;
+    if (descr == absl::StrCat(">", known.descr.substr(1))) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("it is big-endian (", descr, "); save x.astype('", known.descr, "')"));
+    }
   }
   if (absl::StrContains(descr, "O")) {
     return absl::InvalidArgumentError("it holds Python objects, which are never loaded; save x.astype('float32')");
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("its dtype is '", descr, "', want '<f4' or '<f8'; save x.astype('float32')"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "its dtype is '", descr, "', want '<f2', '<f4' or '<f8' (NumPy has no bfloat16); save x.astype('float32')"));
 }
 
 absl::StatusOr<std::vector<int64_t>> ParseShape(absl::string_view value) {
@@ -138,9 +149,11 @@ absl::StatusOr<TensorView> ParseNpy(absl::string_view file) {
 }
 
 std::string NpyHeader(DType dtype, const std::vector<int64_t>& shape) {
-  std::string dict =
-      absl::StrCat("{'descr': '", dtype == DType::kFloat32 ? "<f4" : "<f8", "', 'fortran_order': False, 'shape': (",
-                   absl::StrJoin(shape, ", "), shape.size() == 1 ? ",), }" : "), }");
+  const auto* const known =
+      std::find_if(std::begin(kDescrs), std::end(kDescrs), [&](const Descr& descr) { return descr.dtype == dtype; });
+  assert(known != std::end(kDescrs));
+  std::string dict = absl::StrCat("{'descr': '", known->descr, "', 'fortran_order': False, 'shape': (",
+                                  absl::StrJoin(shape, ", "), shape.size() == 1 ? ",), }" : "), }");
   // Padded so that the elements start at a multiple of 64. Eight extents never need more than version 1 can say.
   constexpr std::size_t kFixed = 10;
   dict.append(63 - (kFixed + dict.size()) % 64, ' ');
@@ -165,6 +178,10 @@ absl::StatusOr<std::string> ReadFile(const std::string& path) {
 }
 
 absl::Status WriteNpy(const Tensor& tensor, const std::string& path) {
+  if (tensor.dtype() == DType::kBFloat16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cannot write ", path, ": the tensor is bfloat16, want float16, float32 or float64"));
+  }
   File owned(path == "-" ? nullptr : std::fopen(path.c_str(), "wb"), std::fclose);
   FILE* const file = path == "-" ? stdout : owned.get();
   if (file == nullptr) return ErrnoStatus("cannot open", path);
@@ -191,11 +208,7 @@ absl::StatusOr<std::vector<double>> ReadNumbers(const std::string& text) {
   if (!array.ok()) return absl::Status(array.status().code(), absl::StrCat(text, ": ", array.status().message()));
   const Tensor tensor(array->dtype, array->shape, Layout::kChannelsFirst,
                       std::string(array->data.data(), array->data.size()));
-  const absl::Span<const float> f32 = tensor.values<float>();
-  const absl::Span<const double> f64 = tensor.values<double>();
-  numbers.assign(f32.begin(), f32.end());
-  numbers.insert(numbers.end(), f64.begin(), f64.end());
-  return numbers;
+  return tensor.ToDoubles();
 }
 
 }  // namespace normd::cli

@@ -153,8 +153,7 @@ class TablePrinter : public Printer {
     std::string form = absl::StrCat(NameOf(tensor.dtype()), " [", absl::StrJoin(tensor.shape(), ", "), "]");
     if (!destination.path.empty()) return absl::StrCat(form, " -> ", destination.path);
     std::vector<std::string> elements;
-    for (const float value : tensor.values<float>().subspan(0, kPreviewElements)) elements.push_back(Number(value));
-    for (const double value : tensor.values<double>().subspan(0, kPreviewElements)) elements.push_back(Number(value));
+    for (const double value : tensor.ToDoubles(kPreviewElements)) elements.push_back(Number(value));
     const bool cut = tensor.bytes().size() > kPreviewElements * ElementBytes(tensor.dtype());
     return absl::StrCat(form, "  ", absl::StrJoin(elements, " "), cut ? " ..." : "");
   }

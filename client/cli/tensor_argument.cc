@@ -11,7 +11,7 @@
 namespace normd::cli {
 
 void TensorArgument::Add(CLI::App* verb) {
-  verb->add_option("input", input_, ".npy file to read, float32 or float64; - for stdin")
+  verb->add_option("input", input_, ".npy file to read: float16, float32 or float64; - for stdin")
       ->required()
       ->type_name(kFileType);
   verb->add_option("output", output_, ".npy file to write; - for stdout")->type_name(kFileType);

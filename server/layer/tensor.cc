@@ -37,9 +37,32 @@ absl::StatusOr<NcsShape> Reduce(absl::Span<const int64_t> shape, Layout layout, 
 
 }  // namespace
 
-int64_t ElementBytes(DType dtype) { return dtype == DType::kFloat32 ? 4 : 8; }
+int64_t ElementBytes(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return 4;
+    case DType::kFloat64:
+      return 8;
+    case DType::kFloat16:
+    case DType::kBFloat16:
+      break;
+  }
+  return 2;
+}
 
-absl::string_view DTypeName(DType dtype) { return dtype == DType::kFloat32 ? "FLOAT32" : "FLOAT64"; }
+absl::string_view DTypeName(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return "FLOAT32";
+    case DType::kFloat64:
+      return "FLOAT64";
+    case DType::kFloat16:
+      return "FLOAT16";
+    case DType::kBFloat16:
+      break;
+  }
+  return "BFLOAT16";
+}
 
 absl::StatusOr<NcsShape> ToNcs(absl::Span<const int64_t> shape, Layout layout, DType dtype) {
   absl::StatusOr<NcsShape> ncs = Reduce(shape, layout, dtype);

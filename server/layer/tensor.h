@@ -12,7 +12,7 @@
 
 namespace normd::layer {
 
-enum class DType { kFloat32, kFloat64 };
+enum class DType { kFloat32, kFloat64, kFloat16, kBFloat16 };
 enum class Layout { kChannelsFirst, kChannelsLast };
 
 inline constexpr int kMinRank = 2;
@@ -20,7 +20,7 @@ inline constexpr int kMaxRank = 8;
 
 // Bytes of one element.
 int64_t ElementBytes(DType dtype);
-// "FLOAT32", "FLOAT64".
+// "FLOAT32", "FLOAT64", "FLOAT16", "BFLOAT16".
 absl::string_view DTypeName(DType dtype);
 
 // The (outer, C, inner) view that every layout reduces to: element (o, c, i) stands at index (o * C + c) * inner + i.

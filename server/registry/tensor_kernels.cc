@@ -14,6 +14,10 @@ void WithElement(layer::DType dtype, F f) {
       return f(float{});
     case layer::DType::kFloat64:
       return f(double{});
+    case layer::DType::kFloat16:
+      return f(kernels::Float16{});
+    case layer::DType::kBFloat16:
+      return f(kernels::BFloat16{});
   }
 }
 
@@ -33,6 +37,14 @@ void BatchStatistics(const KernelInput& x, int threads, absl::Span<double> batch
   WithElement(x.dtype(), [&](auto element) {
     using T = decltype(element);
     kernels::BatchStatistics<T>(x.As<T>(), threads, batch_mean, batch_var);
+  });
+}
+
+void NormalizeBatch(const KernelInput& x, const kernels::BatchOptions& options, int threads,
+                    absl::Span<double> batch_mean, absl::Span<double> batch_var, char* y) {
+  WithElement(x.dtype(), [&](auto element) {
+    using T = decltype(element);
+    kernels::NormalizeBatch<T>(x.As<T>(), options, threads, batch_mean, batch_var, x.Like<T>(y));
   });
 }
 

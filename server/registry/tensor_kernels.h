@@ -38,6 +38,8 @@ class KernelInput {
 };
 
 void BatchStatistics(const KernelInput& x, int threads, absl::Span<double> batch_mean, absl::Span<double> batch_var);
+void NormalizeBatch(const KernelInput& x, const kernels::BatchOptions& options, int threads,
+                    absl::Span<double> batch_mean, absl::Span<double> batch_var, char* y);
 void Normalize(const KernelInput& x, const kernels::ChannelParams& params, int threads, char* y);
 void Denormalize(const KernelInput& y, const kernels::ChannelParams& params, int threads, char* x);
 // REQUIRES: x and dy have one type and shape.

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -81,16 +82,14 @@ class Step {
         batch_var_(static_cast<size_t>(ncs.num_channels)) {}
 
   absl::StatusOr<TrainStepResult> Run() {
-    BatchStatistics(x_, control_.threads, absl::MakeSpan(batch_mean_), absl::MakeSpan(batch_var_));
-    while (true) {
-      const LayerEntry::SnapshotPtr snapshot = entry_->Snapshot();
+    LayerEntry::SnapshotPtr snapshot = entry_->Snapshot();
+    ComputeBatch(*snapshot);
+    for (;; snapshot = entry_->Snapshot()) {
       if (absl::Status status = FindSkippedChannels(*snapshot); !status.ok()) return status;
       if (input_.skip_update) return Preview(*snapshot);
 
-      Source source = SourceOf(*snapshot, snapshot->statistics);
-      if (given_affine_ != nullptr) source.affine = given_affine_;
-      const bool written = source.config->normalize_training_with == TrainingStatistics::kBatch;
-      if (written) WriteOutput(source);
+      const Source source = SourceBefore(*snapshot);
+      if (NormalizesWithBatch(source)) WriteOutput(source);
 
       bool settings_changed = false;
       std::shared_ptr<const Statistics> replaced;
@@ -111,8 +110,7 @@ class Step {
 
       const LayerSnapshot& newest = *commit->snapshot;
       // A replay no longer knows what the first application replaced.
-      const Source committed = SourceOf(newest, replaced == nullptr ? newest.statistics : replaced);
-      if (!written || !SameOutput(source, committed)) WriteOutput(committed);
+      WriteOutput(SourceOf(newest, replaced == nullptr ? newest.statistics : replaced));
       TrainStepResult result = BatchResult();
       result.version = commit->outcome.version;
       result.content_hash = std::move(commit->outcome.content_hash);
@@ -136,10 +134,38 @@ class Step {
     return {snapshot.config, snapshot.affine, after ? snapshot.statistics : before};
   }
 
-  // Whether both give the same y with batch statistics.
+  // What y would be made from if nobody changed the layer before the commit.
+  Source SourceBefore(const LayerSnapshot& snapshot) const {
+    Source source = SourceOf(snapshot, snapshot.statistics);
+    if (given_affine_ != nullptr) source.affine = given_affine_;
+    return source;
+  }
+
+  static bool NormalizesWithBatch(const Source& source) {
+    return source.config->normalize_training_with == TrainingStatistics::kBatch;
+  }
+
+  // Whether both give the same y.
   bool SameOutput(const Source& a, const Source& b) const {
     return a.config == b.config && (a.affine == b.affine || *a.affine == *b.affine) &&
-           (skipped_.empty() || a.statistics == b.statistics);
+           ((NormalizesWithBatch(a) && skipped_.empty()) || a.statistics == b.statistics);
+  }
+
+  // The batch statistics and, where y needs nothing else, y: both at once read x once.
+  void ComputeBatch(const LayerSnapshot& snapshot) {
+    const Source source = SourceBefore(snapshot);
+    if (y_ == nullptr || !NormalizesWithBatch(source)) {
+      BatchStatistics(x_, control_.threads, absl::MakeSpan(batch_mean_), absl::MakeSpan(batch_var_));
+      return;
+    }
+    const LayerConfig& config = *source.config;
+    NormalizeBatch(x_,
+                   {.eps = config.eps,
+                    .gamma = source.affine->gamma,
+                    .beta = source.affine->beta,
+                    .clip = config.clip.value_or(std::numeric_limits<double>::infinity())},
+                   control_.threads, absl::MakeSpan(batch_mean_), absl::MakeSpan(batch_var_), y_);
+    written_ = source;
   }
 
   absl::Status FindSkippedChannels(const LayerSnapshot& snapshot) {
@@ -149,6 +175,8 @@ class Step {
     for (size_t c = 0; c < batch_mean_.size(); ++c) {
       if (!std::isfinite(batch_mean_[c]) || !std::isfinite(batch_var_[c])) skipped_.push_back(static_cast<int64_t>(c));
     }
+    // Their y comes from other statistics.
+    if (!skipped_.empty()) written_.reset();
     if (skipped_.empty() || policy == NonFinitePolicy::kSkipChannel) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat(
         layer::LayerPrefix(snapshot.name), "x holds NaN, infinity or values whose variance overflows in channel ",
@@ -186,8 +214,7 @@ class Step {
 
   // The step without its commit.
   TrainStepResult Preview(const LayerSnapshot& snapshot) {
-    Source source = SourceOf(snapshot, snapshot.statistics);
-    if (given_affine_ != nullptr) source.affine = given_affine_;
+    Source source = SourceBefore(snapshot);
     if (source.config->normalize_training_with == TrainingStatistics::kRunningAfterUpdate) {
       source.statistics = std::make_shared<Statistics>(Fold(*source.config, *source.statistics, Moments()));
     }
@@ -199,9 +226,11 @@ class Step {
     return result;
   }
 
-  void WriteOutput(const Source& source) const {
-    if (y_ == nullptr) return;
-    if (source.config->normalize_training_with != TrainingStatistics::kBatch) {
+  // Makes y what `source` gives, unless it is that already.
+  void WriteOutput(const Source& source) {
+    if (y_ == nullptr || (written_.has_value() && SameOutput(*written_, source))) return;
+    written_ = source;
+    if (!NormalizesWithBatch(source)) {
       Write(source, source.statistics->running_mean, source.statistics->running_var);
     } else if (skipped_.empty()) {
       Write(source, batch_mean_, batch_var_);
@@ -245,6 +274,8 @@ class Step {
   std::vector<double> batch_mean_;
   std::vector<double> batch_var_;
   std::vector<int64_t> skipped_;
+  // What y holds.
+  std::optional<Source> written_;
 };
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "server/service/tensor_conversion.h"
 
 #include <bit>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -14,11 +15,40 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "tensors are computed on as they travel");
 
-// "FLOAT16", "UNSPECIFIED", "17".
+// "UNSPECIFIED", "17".
 std::string WireName(v1::DataType dtype) {
   const std::string& name = v1::DataType_Name(dtype);
   if (name.empty()) return absl::StrCat(static_cast<int>(dtype));
   return std::string(absl::StripPrefix(name, "DATA_TYPE_"));
+}
+
+std::optional<layer::DType> FromProto(v1::DataType dtype) {
+  switch (dtype) {
+    case v1::DATA_TYPE_FLOAT32:
+      return layer::DType::kFloat32;
+    case v1::DATA_TYPE_FLOAT64:
+      return layer::DType::kFloat64;
+    case v1::DATA_TYPE_FLOAT16:
+      return layer::DType::kFloat16;
+    case v1::DATA_TYPE_BFLOAT16:
+      return layer::DType::kBFloat16;
+    default:
+      return std::nullopt;
+  }
+}
+
+v1::DataType ToProto(layer::DType dtype) {
+  switch (dtype) {
+    case layer::DType::kFloat32:
+      return v1::DATA_TYPE_FLOAT32;
+    case layer::DType::kFloat64:
+      return v1::DATA_TYPE_FLOAT64;
+    case layer::DType::kFloat16:
+      return v1::DATA_TYPE_FLOAT16;
+    case layer::DType::kBFloat16:
+      break;
+  }
+  return v1::DATA_TYPE_BFLOAT16;
 }
 
 }  // namespace
@@ -27,18 +57,13 @@ absl::StatusOr<layer::TensorView> ToTensorView(absl::string_view layer_name, abs
                                                const v1::Tensor& tensor) {
   if (!present) return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(layer_name), what, " is missing"));
   layer::TensorView view;
-  switch (tensor.dtype()) {
-    case v1::DATA_TYPE_FLOAT32:
-      view.dtype = layer::DType::kFloat32;
-      break;
-    case v1::DATA_TYPE_FLOAT64:
-      view.dtype = layer::DType::kFloat64;
-      break;
-    default:
-      return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(layer_name), what, "'s dtype ",
-                                                     WireName(tensor.dtype()),
-                                                     " is not supported: want FLOAT32 or FLOAT64"));
+  const std::optional<layer::DType> dtype = FromProto(tensor.dtype());
+  if (!dtype) {
+    return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(layer_name), what, "'s dtype ",
+                                                   WireName(tensor.dtype()),
+                                                   " is not supported: want FLOAT32, FLOAT64, FLOAT16 or BFLOAT16"));
   }
+  view.dtype = *dtype;
   switch (tensor.layout()) {
     case v1::LAYOUT_UNSPECIFIED:
     case v1::LAYOUT_CHANNELS_FIRST:
@@ -58,7 +83,7 @@ absl::StatusOr<layer::TensorView> ToTensorView(absl::string_view layer_name, abs
 }
 
 char* AllocateLike(const layer::TensorView& input, v1::Tensor* output) {
-  output->set_dtype(input.dtype == layer::DType::kFloat32 ? v1::DATA_TYPE_FLOAT32 : v1::DATA_TYPE_FLOAT64);
+  output->set_dtype(ToProto(input.dtype));
   output->set_layout(input.layout == layer::Layout::kChannelsFirst ? v1::LAYOUT_CHANNELS_FIRST
                                                                    : v1::LAYOUT_CHANNELS_LAST);
   output->mutable_shape()->Assign(input.shape.begin(), input.shape.end());

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -308,12 +309,58 @@ TEST_F(ClientTest, TensorsKeepEveryBit) {
   EXPECT_THAT(y64->output.shape(), ElementsAre(1, 2, 2));
   EXPECT_EQ(std::memcmp(y64->output.bytes().data(), f64.data(), 32), 0);
 
+  const std::vector<Float16> f16 = {{0x3C00}, {0x8000}, {0x0001}, {0x7C00}, {0x7D55}, {0x2E66}};
+  const auto y16 = client_->Infer("a", TensorView(f16, {3, 2}));
+  ASSERT_TRUE(y16.ok()) << y16.status();
+  EXPECT_EQ(y16->output.dtype(), DType::kFloat16);
+  ASSERT_EQ(y16->output.values<Float16>().size(), 6U);
+  EXPECT_EQ(std::memcmp(y16->output.bytes().data(), f16.data(), 12), 0);
+  EXPECT_TRUE(y16->output.values<BFloat16>().empty()) << "as long, but other numbers";
+
+  const std::vector<BFloat16> bf16 = {{0x3F80}, {0x8000}, {0x0001}, {0x7F80}, {0x7FA5}, {0x3DCD}};
+  const auto y_bf16 = client_->Infer("a", TensorView(bf16, {2, 3}));
+  ASSERT_TRUE(y_bf16.ok()) << y_bf16.status();
+  EXPECT_EQ(y_bf16->output.dtype(), DType::kBFloat16);
+  ASSERT_EQ(y_bf16->output.values<BFloat16>().size(), 6U);
+  EXPECT_EQ(std::memcmp(y_bf16->output.bytes().data(), bf16.data(), 12), 0);
+  EXPECT_TRUE(y_bf16->output.values<Float16>().empty());
+
+  EXPECT_EQ(server_.infer.requests().at(2).x().dtype(), v1::DATA_TYPE_FLOAT16);
+  EXPECT_EQ(server_.infer.requests().at(2).x().data().substr(10), "\x66\x2e");
+  EXPECT_EQ(server_.infer.requests().at(3).x().dtype(), v1::DATA_TYPE_BFLOAT16);
+
   // The wire is little-endian, whatever machine this is.
   EXPECT_EQ(server_.infer.requests().at(1).x().data().substr(24), std::string("\x9a\x99\x99\x99\x99\x99\xb9\x3f", 8));
 
   // What came back goes into the next call as it is.
   ASSERT_TRUE(client_->Infer("a", y64->output.view()).ok());
-  EXPECT_EQ(server_.infer.requests().at(2).x().data(), server_.infer.requests().at(1).x().data());
+  EXPECT_EQ(server_.infer.requests().at(4).x().data(), server_.infer.requests().at(1).x().data());
+}
+
+template <typename T>
+std::vector<double> Doubles(DType dtype, const std::vector<T>& values, std::size_t most = 100) {
+  const std::string bytes(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+  return Tensor(dtype, {static_cast<int64_t>(values.size())}, Layout::kChannelsFirst, bytes).ToDoubles(most);
+}
+
+// The values are those of IEEE 754's definition, worked out by hand.
+TEST(TensorTest, EveryElementTypeReadsAsDoubles) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  EXPECT_THAT(Doubles<Float16>(
+                  DType::kFloat16,
+                  {{0x0000}, {0x3C00}, {0xC000}, {0x7BFF}, {0x0400}, {0x03FF}, {0x8001}, {0x3555}, {0x7C00}, {0xFC00}}),
+              ElementsAre(0, 1, -2, 65504, 0x1p-14, 1023 * 0x1p-24, -0x1p-24, 1365 * 0x1p-12, kInfinity, -kInfinity));
+  EXPECT_THAT(
+      Doubles<BFloat16>(DType::kBFloat16,
+                        {{0x0000}, {0x3F80}, {0xC040}, {0x7F7F}, {0x0080}, {0x8001}, {0x3EAB}, {0x7F80}, {0xFF80}}),
+      ElementsAre(0, 1, -3, 255 * 0x1p120, 0x1p-126, -0x1p-133, 171 * 0x1p-9, kInfinity, -kInfinity));
+  EXPECT_TRUE(std::signbit(Doubles<Float16>(DType::kFloat16, {{0x8000}})[0]));
+  for (const uint16_t bits : std::vector<uint16_t>{0x7C01, 0x7E00, 0xFFFF})
+    EXPECT_TRUE(std::isnan(ToFloat(Float16{bits}))) << bits;
+  for (const uint16_t bits : std::vector<uint16_t>{0x7F81, 0x7FC0, 0xFFFF})
+    EXPECT_TRUE(std::isnan(ToFloat(BFloat16{bits}))) << bits;
+  EXPECT_THAT(Doubles<float>(DType::kFloat32, {0.5F, -3}), ElementsAre(0.5, -3));
+  EXPECT_THAT(Doubles<double>(DType::kFloat64, {0.1, 1e300, 7}, 2), ElementsAre(0.1, 1e300));
 }
 
 TEST_F(ClientTest, TensorsThatDoNotFitThemselvesAreNotSent) {
@@ -357,14 +404,15 @@ TEST_F(ClientTest, AnAnswerThatDoesNotFitItselfIsAnError) {
   server_.infer = [](auto*, const v1::InferRequest& request, v1::InferResponse* response) {
     *response->mutable_y() = request.x();
     if (request.version() == 1) response->mutable_y()->set_shape(0, 5);
-    if (request.version() == 2) response->mutable_y()->set_dtype(v1::DATA_TYPE_BFLOAT16);
+    if (request.version() == 2) response->mutable_y()->set_dtype(static_cast<v1::DataType>(99));
     if (request.version() == 3) response->clear_y();
     return grpc::Status::OK;
   };
   const std::vector<float> x = {1, 2};
   for (const int64_t version : {1, 2, 3}) {
     EXPECT_EQ(client_->Infer("a", TensorView(absl::MakeConstSpan(x), {2, 1}), {{}, version}).status().code(),
-              absl::StatusCode::kInternal);
+              absl::StatusCode::kInternal)
+        << version;
   }
 }
 

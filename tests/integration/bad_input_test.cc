@@ -351,17 +351,17 @@ const std::vector<BadCase>& BadCases() {
       {"NoBytes", grpc::INVALID_ARGUMENT, {"x has 0 bytes of data, want 32"}, Infer([](auto& r) {
          r.mutable_x()->clear_data();
        })},
-      {"Float16",
+      {"TooManyBytesForFloat16",
        grpc::INVALID_ARGUMENT,
-       {"layer 'bn'", "dtype FLOAT16 is not supported: want FLOAT32 or FLOAT64"},
+       {"layer 'bn'", "x has 32 bytes of data, want 16 for shape [4,2] of FLOAT16"},
        TrainWith(WithType(GoodX(), v1::DATA_TYPE_FLOAT16))},
-      {"BFloat16",
+      {"TooManyBytesForBFloat16",
        grpc::INVALID_ARGUMENT,
-       {"dtype BFLOAT16 is not supported: want FLOAT32 or FLOAT64"},
+       {"layer 'bn'", "x has 32 bytes of data, want 16 for shape [4,2] of BFLOAT16"},
        Infer([](auto& r) { r.mutable_x()->set_dtype(v1::DATA_TYPE_BFLOAT16); })},
       {"NoDtype",
        grpc::INVALID_ARGUMENT,
-       {"dtype UNSPECIFIED is not supported: want FLOAT32 or FLOAT64"},
+       {"layer 'bn'", "dtype UNSPECIFIED is not supported: want FLOAT32, FLOAT64, FLOAT16 or BFLOAT16"},
        Denormalize([](auto& r) { r.mutable_y()->clear_dtype(); })},
       {"UnknownDtype", grpc::INVALID_ARGUMENT, {"dtype 77 is not supported"}, TrainWith(WithType(GoodX(), 77))},
       {"OneValuePerChannel",
@@ -395,6 +395,14 @@ const std::vector<BadCase>& BadCases() {
        })},
       {"DyOfAnotherType", grpc::INVALID_ARGUMENT, {"layer 'bn'", "dy", "FLOAT64", "FLOAT32"}, Backward([](auto& r) {
          *r.mutable_dy() = MakeTensor<double>({4, 2}, {1, 2, 3, 4, 5, 6, 7, 8});
+       })},
+      {"DyOfTheOther16BitType",
+       grpc::INVALID_ARGUMENT,
+       {"layer 'bn'", "dy", "BFLOAT16", "FLOAT16"},
+       Backward([](auto& r) {
+         for (v1::Tensor* tensor : {r.mutable_x(), r.mutable_dy()}) tensor->set_data(std::string(16, '\0'));
+         r.mutable_x()->set_dtype(v1::DATA_TYPE_FLOAT16);
+         r.mutable_dy()->set_dtype(v1::DATA_TYPE_BFLOAT16);
        })},
       {"NoBatchStatistics",
        grpc::INVALID_ARGUMENT,

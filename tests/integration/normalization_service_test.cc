@@ -3,8 +3,13 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
+#include <random>
+#include <string>
+#include <vector>
 
 #include "tests/integration/test_server.h"
 
@@ -39,6 +44,17 @@ struct Reference {
     std::vector<double> sums(static_cast<size_t>(c_extent));
     for (size_t i = 0; i < static_cast<size_t>(outer * c_extent * inner); ++i) sums[Channel(i)] += value(i);
     return sums;
+  }
+
+  // The gradient by x in training mode, where gamma is 1.
+  std::vector<double> Dx(const std::vector<double>& dy, const std::vector<double>& dgamma,
+                         const std::vector<double>& dbeta) const {
+    std::vector<double> dx;
+    for (size_t i = 0; i < dy.size(); ++i) {
+      const size_t c = Channel(i);
+      dx.push_back((dy[i] - dbeta[c] / n - x_hat[i] * dgamma[c] / n) / Std(c));
+    }
+    return dx;
   }
 
   int64_t outer;
@@ -124,6 +140,121 @@ TEST_F(NormalizationServiceTest, Float32TravelsAsFloat32) {
     const double x = i % 2 == 0 ? static_cast<double>(i / 2 + 1) : 10.0 * static_cast<double>(i / 2 + 1);
     const double want = i % 2 == 0 ? (x - 2.5) / std::sqrt(1.25 + kEps) : (x - 25) / std::sqrt(125 + kEps);
     EXPECT_NEAR(y[i], want, 4 * 0x1p-24 * std::max(1.0, std::abs(want)));
+  }
+}
+
+// A 16-bit type by the widths of its fields, as IEEE 754 (3.4) reads them.
+struct Format {
+  v1::DataType dtype;
+  int fraction_bits;
+  int bias;
+
+  double Value(uint16_t bits) const {
+    const int one = 1 << fraction_bits;
+    const int exponent = (bits & 0x7FFF) >> fraction_bits;
+    const int significand = bits % one + (exponent == 0 ? 0 : one);
+    return std::ldexp((bits & 0x8000) != 0 ? -significand : significand, std::max(exponent, 1) - bias - fraction_bits);
+  }
+  // What rounding `value` may change: half a unit in the last place, and what rounding to float before that adds.
+  double Rounding(double value) const {
+    const int exponent = value == 0 ? 1 - bias : std::max(std::ilogb(value), 1 - bias);
+    return std::ldexp(0.5, exponent - fraction_bits) + std::ldexp(std::abs(value), -24) + 1e-14;
+  }
+  // Bits of `count` numbers between 1/4 and 8, of both signs.
+  std::vector<uint16_t> SomeBits(size_t count, uint32_t seed) const {
+    std::mt19937 generator(seed);
+    std::vector<uint16_t> bits(count);
+    for (uint16_t& value : bits) {
+      const auto random = static_cast<uint32_t>(generator());
+      const uint32_t exponent = static_cast<uint32_t>(bias - 2) + random % 5;
+      value = static_cast<uint16_t>((random & 0x8000U) | exponent << fraction_bits |
+                                    (random >> 16) % (1U << fraction_bits));
+    }
+    return bits;
+  }
+  v1::Tensor Make(const std::vector<int64_t>& shape, const std::vector<uint16_t>& bits) const {
+    v1::Tensor tensor;
+    tensor.set_dtype(dtype);
+    tensor.mutable_shape()->Assign(shape.begin(), shape.end());
+    tensor.set_data(bits.data(), bits.size() * sizeof(uint16_t));
+    return tensor;
+  }
+  std::vector<double> Decode(const std::vector<uint16_t>& bits) const {
+    std::vector<double> values;
+    for (const uint16_t value : bits) values.push_back(Value(value));
+    return values;
+  }
+  // The numbers of an answer, which must be of this type.
+  std::vector<double> Decode(const v1::Tensor& tensor) const {
+    EXPECT_EQ(tensor.dtype(), dtype);
+    return Decode(Values<uint16_t>(tensor));
+  }
+  void ExpectRounded(const std::vector<double>& got, const std::vector<double>& want) const {
+    ASSERT_THAT(got, SizeIs(want.size()));
+    for (size_t i = 0; i < want.size(); ++i) EXPECT_NEAR(got[i], want[i], Rounding(want[i])) << i;
+  }
+};
+
+TEST_F(NormalizationServiceTest, SixteenBitTypesAreRoundedOnce) {
+  for (const Format& format : {Format{v1::DATA_TYPE_FLOAT16, 10, 15}, Format{v1::DATA_TYPE_BFLOAT16, 7, 127}}) {
+    const std::string name = format.dtype == v1::DATA_TYPE_FLOAT16 ? "f16" : "bf16";
+    SCOPED_TRACE(name);
+    const std::vector<int64_t> shape = {8, 3, 7};
+    const std::vector<uint16_t> x_bits = format.SomeBits(8 * 3 * 7, 1);
+    const std::vector<uint16_t> dy_bits = format.SomeBits(8 * 3 * 7, 2);
+    const std::vector<double> x = format.Decode(x_bits);
+    const std::vector<double> dy = format.Decode(dy_bits);
+    const Reference want(8, 3, 7, x);
+
+    server_.Create(name, 3);
+    v1::TrainStepRequest train;
+    train.set_layer(name);
+    *train.mutable_x() = format.Make(shape, x_bits);
+    const v1::TrainStepResponse trained = Train(train);
+    format.ExpectRounded(format.Decode(trained.y()), want.x_hat);
+    EXPECT_THAT(trained.batch_mean(), Pointwise(DoubleNear(1e-12), want.mean));
+    EXPECT_THAT(trained.batch_var(), Pointwise(DoubleNear(1e-12), want.var));
+
+    std::vector<double> running_mean, running_std;
+    for (size_t c = 0; c < 3; ++c) {
+      running_mean.push_back(kUpdateWeight * want.mean[c]);
+      running_std.push_back(std::sqrt(1 - kUpdateWeight + kUpdateWeight * want.var[c] + kEps));
+    }
+    v1::InferRequest infer;
+    infer.set_layer(name);
+    *infer.mutable_x() = train.x();
+    v1::InferResponse inferred;
+    ASSERT_THAT(Call(stub_, &Stub::Infer, infer, &inferred), GrpcIsOk());
+    std::vector<double> y;
+    for (size_t i = 0; i < x.size(); ++i) {
+      y.push_back((x[i] - running_mean[want.Channel(i)]) / running_std[want.Channel(i)]);
+    }
+    format.ExpectRounded(format.Decode(inferred.y()), y);
+
+    v1::DenormalizeRequest denormalize;
+    denormalize.set_layer(name);
+    *denormalize.mutable_y() = inferred.y();
+    v1::DenormalizeResponse denormalized;
+    ASSERT_THAT(Call(stub_, &Stub::Denormalize, denormalize, &denormalized), GrpcIsOk());
+    std::vector<double> back = format.Decode(inferred.y());
+    for (size_t i = 0; i < x.size(); ++i) {
+      back[i] = back[i] * running_std[want.Channel(i)] + running_mean[want.Channel(i)];
+    }
+    format.ExpectRounded(format.Decode(denormalized.x()), back);
+
+    v1::BackwardRequest backward;
+    backward.set_layer(name);
+    *backward.mutable_x() = train.x();
+    *backward.mutable_dy() = format.Make(shape, dy_bits);
+    *backward.mutable_batch_mean() = trained.batch_mean();
+    *backward.mutable_batch_var() = trained.batch_var();
+    v1::BackwardResponse gradients;
+    ASSERT_THAT(Call(stub_, &Stub::Backward, backward, &gradients), GrpcIsOk());
+    const std::vector<double> dbeta = want.PerChannel([&](size_t i) { return dy[i]; });
+    const std::vector<double> dgamma = want.PerChannel([&](size_t i) { return dy[i] * want.x_hat[i]; });
+    EXPECT_THAT(gradients.dbeta(), Pointwise(DoubleNear(1e-11), dbeta));
+    EXPECT_THAT(gradients.dgamma(), Pointwise(DoubleNear(1e-11), dgamma));
+    format.ExpectRounded(format.Decode(gradients.dx()), want.Dx(dy, dgamma, dbeta));
   }
 }
 
@@ -244,14 +375,9 @@ TEST_F(NormalizationServiceTest, BackwardInTrainingMode) {
 
   const std::vector<double> dbeta = forward.PerChannel([&](size_t i) { return dy[i]; });
   const std::vector<double> dgamma = forward.PerChannel([&](size_t i) { return dy[i] * forward.x_hat[i]; });
-  std::vector<double> dx;
-  for (size_t i = 0; i < x.size(); ++i) {
-    const size_t c = forward.Channel(i);
-    dx.push_back((dy[i] - dbeta[c] / forward.n - forward.x_hat[i] * dgamma[c] / forward.n) / forward.Std(c));
-  }
   EXPECT_THAT(response.dbeta(), Pointwise(DoubleNear(1e-12), dbeta));
   EXPECT_THAT(response.dgamma(), Pointwise(DoubleNear(1e-9), dgamma));
-  EXPECT_THAT(Values<double>(response.dx()), Pointwise(DoubleNear(1e-9), dx));
+  EXPECT_THAT(Values<double>(response.dx()), Pointwise(DoubleNear(1e-9), forward.Dx(dy, dgamma, dbeta)));
   EXPECT_THAT(response.gamma(), IsEmpty());
   EXPECT_EQ(response.version(), 2) << "only read";
 }

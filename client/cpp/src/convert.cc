@@ -69,6 +69,20 @@ v1::NonFinitePolicy ToProto(NonFinitePolicy value) {
   return v1::NON_FINITE_POLICY_UNSPECIFIED;
 }
 
+v1::DataType ToProto(DType value) {
+  switch (value) {
+    case DType::kFloat32:
+      return v1::DATA_TYPE_FLOAT32;
+    case DType::kFloat64:
+      return v1::DATA_TYPE_FLOAT64;
+    case DType::kFloat16:
+      return v1::DATA_TYPE_FLOAT16;
+    case DType::kBFloat16:
+      return v1::DATA_TYPE_BFLOAT16;
+  }
+  return v1::DATA_TYPE_UNSPECIFIED;
+}
+
 // A value that this client does not know, from a newer server, reads as absent.
 std::optional<Averaging> FromProto(v1::Averaging value) {
   switch (value) {
@@ -122,6 +136,21 @@ std::optional<NonFinitePolicy> FromProto(v1::NonFinitePolicy value) {
   }
 }
 
+std::optional<DType> FromProto(v1::DataType value) {
+  switch (value) {
+    case v1::DATA_TYPE_FLOAT32:
+      return DType::kFloat32;
+    case v1::DATA_TYPE_FLOAT64:
+      return DType::kFloat64;
+    case v1::DATA_TYPE_FLOAT16:
+      return DType::kFloat16;
+    case v1::DATA_TYPE_BFLOAT16:
+      return DType::kBFloat16;
+    default:
+      return std::nullopt;
+  }
+}
+
 absl::Time FromProto(const google::protobuf::Timestamp& time) {
   return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
 }
@@ -137,8 +166,6 @@ std::optional<std::size_t> BytesOf(const std::vector<int64_t>& shape, DType dtyp
   }
   return empty ? 0 : bytes;
 }
-
-absl::string_view NameOf(DType dtype) { return dtype == DType::kFloat32 ? "float32" : "float64"; }
 
 }  // namespace
 
@@ -261,26 +288,26 @@ absl::Status CheckTogether(absl::string_view layer, const TensorView& x, const T
 }
 
 void SetTensor(const TensorView& tensor, v1::Tensor* out) {
-  out->set_dtype(tensor.dtype == DType::kFloat32 ? v1::DATA_TYPE_FLOAT32 : v1::DATA_TYPE_FLOAT64);
+  out->set_dtype(ToProto(tensor.dtype));
   Assign(tensor.shape, out->mutable_shape());
   out->set_layout(tensor.layout == Layout::kChannelsLast ? v1::LAYOUT_CHANNELS_LAST : v1::LAYOUT_CHANNELS_FIRST);
   out->set_data(tensor.data.data(), tensor.data.size());
 }
 
 absl::StatusOr<Tensor> TakeTensor(v1::Tensor* tensor) {
-  if (tensor->dtype() != v1::DATA_TYPE_FLOAT32 && tensor->dtype() != v1::DATA_TYPE_FLOAT64) {
+  const std::optional<DType> dtype = FromProto(tensor->dtype());
+  if (!dtype) {
     return absl::InternalError(
         absl::StrCat("the server answered with a tensor of a dtype that this client does not know: ",
                      static_cast<int>(tensor->dtype())));
   }
-  const DType dtype = tensor->dtype() == v1::DATA_TYPE_FLOAT32 ? DType::kFloat32 : DType::kFloat64;
   const Layout layout = tensor->layout() == v1::LAYOUT_CHANNELS_LAST ? Layout::kChannelsLast : Layout::kChannelsFirst;
   std::vector<int64_t> shape = ToVector(tensor->shape());
-  if (BytesOf(shape, dtype) != tensor->data().size()) {
+  if (BytesOf(shape, *dtype) != tensor->data().size()) {
     return absl::InternalError(absl::StrCat("the server answered with a tensor of shape [", absl::StrJoin(shape, ", "),
-                                            "] and ", tensor->data().size(), " bytes of ", NameOf(dtype)));
+                                            "] and ", tensor->data().size(), " bytes of ", NameOf(*dtype)));
   }
-  return Tensor(dtype, std::move(shape), layout, std::move(*tensor->mutable_data()));
+  return Tensor(*dtype, std::move(shape), layout, std::move(*tensor->mutable_data()));
 }
 
 absl::StatusOr<TrainStepResult> Take(v1::TrainStepResponse* response) {

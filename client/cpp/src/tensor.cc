@@ -1,7 +1,83 @@
 #include "normd/tensor.h"
 
-namespace normd {
+#include <algorithm>
+#include <bit>
+#include <cmath>
 
-std::size_t ElementBytes(DType dtype) { return dtype == DType::kFloat32 ? sizeof(float) : sizeof(double); }
+namespace normd {
+namespace {
+
+double ToDouble(float value) { return static_cast<double>(value); }
+double ToDouble(double value) { return value; }
+double ToDouble(Float16 value) { return static_cast<double>(ToFloat(value)); }
+double ToDouble(BFloat16 value) { return static_cast<double>(ToFloat(value)); }
+
+template <typename T>
+std::vector<double> Widen(absl::Span<const T> values, std::size_t most) {
+  std::vector<double> doubles;
+  doubles.reserve(std::min(values.size(), most));
+  for (const T value : values.subspan(0, most)) doubles.push_back(ToDouble(value));
+  return doubles;
+}
+
+}  // namespace
+
+float ToFloat(Float16 value) {
+  const int exponent = value.bits >> 10 & 31;
+  const int fraction = value.bits & 1023;
+  float magnitude;
+  if (exponent == 31) {
+    magnitude = fraction == 0 ? std::numeric_limits<float>::infinity() : std::numeric_limits<float>::quiet_NaN();
+  } else if (exponent == 0) {
+    magnitude = std::ldexp(static_cast<float>(fraction), -24);
+  } else {
+    magnitude = std::ldexp(static_cast<float>(fraction + 1024), exponent - 25);
+  }
+  return (value.bits & 0x8000) != 0 ? -magnitude : magnitude;
+}
+
+float ToFloat(BFloat16 value) { return std::bit_cast<float>(uint32_t{value.bits} << 16); }
+
+std::size_t ElementBytes(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return sizeof(float);
+    case DType::kFloat64:
+      return sizeof(double);
+    case DType::kFloat16:
+      return sizeof(Float16);
+    case DType::kBFloat16:
+      break;
+  }
+  return sizeof(BFloat16);
+}
+
+absl::string_view NameOf(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32:
+      return "float32";
+    case DType::kFloat64:
+      return "float64";
+    case DType::kFloat16:
+      return "float16";
+    case DType::kBFloat16:
+      break;
+  }
+  return "bfloat16";
+}
+
+std::vector<double> Tensor::ToDoubles(std::size_t most) const {
+  switch (dtype_) {
+    case DType::kFloat32:
+      return Widen(values<float>(), most);
+    case DType::kFloat64:
+      return Widen(values<double>(), most);
+    case DType::kFloat16:
+      return Widen(values<Float16>(), most);
+    case DType::kBFloat16:
+      break;
+  }
+  return Widen(values<BFloat16>(), most);
+}
 
 }  // namespace normd

@@ -2,7 +2,7 @@
 
     >>> with normd.Client("127.0.0.1:50051") as client:
     ...     client.create_layer("net.bn1", 64, preset="pytorch")
-    ...     step = client.train_step("net.bn1", x)               # x: float32 or float64, (N, 64, ...)
+    ...     step = client.train_step("net.bn1", x)               # x: floating point, (N, 64, ...)
     ...     y = client.infer("net.bn1", x).output
 
 normd.torch holds drop-in replacements of torch.nn.BatchNorm1d/2d/3d; it is imported on its own, so that this package

@@ -23,8 +23,9 @@ DEFAULT_TARGET = "127.0.0.1:50051"
 class Client:
     """A connection to a normd server. Thread-safe: make one and share it. Use it in `with`, or close() it.
 
-    Arrays are float32 or float64 of rank 2 to 8, with any strides; another dtype is a TypeError, since nothing is cast
-    unasked. C is the layer's num_channels, on dimension 1 (layout "channels_first") or the last one
+    Arrays are float16, float32 or float64 of rank 2 to 8, with any strides; another dtype is a TypeError, since nothing
+    is cast unasked. NumPy has no bfloat16: normd.torch takes it. Results have the dtype of the input, and what there is
+    per channel is float64. C is the layer's num_channels, on dimension 1 (layout "channels_first") or the last one
     ("channels_last"). What a call returns is a new, writable array.
 
     Every method raises normd.Error, whose subclasses tell the codes apart: NotFoundError for a layer that does not

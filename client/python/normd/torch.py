@@ -7,7 +7,8 @@
 The modules take torch's arguments, accept its inputs, raise its errors and have its state_dict; a state_dict goes from
 torch.nn.BatchNorm2d into ours and back. They are instances of torch's classes. Differences that one can meet:
 
-* Tensors are float32 or float64 and on the CPU. A module moved to another device refuses its input.
+* Tensors are float16, bfloat16, float32 or float64 and on the CPU. The weight has the input's dtype, or is float32 with
+  a 16-bit input. A module moved to another device refuses its input.
 * The server refuses NaN, infinity (unless the layer's non_finite_policy says otherwise) and empty batches, with
   normd.InvalidArgumentError, and its layer has not changed then.
 * Reading `running_mean`, `running_var` or `num_batches_tracked` asks the server, as do `state_dict()`, `eval()` and
@@ -27,6 +28,7 @@ import torch
 
 from normd.client import Client
 from normd._content_hash import content_hash
+from normd._convert import BFLOAT16_BITS
 from normd.errors import AlreadyExistsError, FailedPreconditionError
 from normd.types import (Averaging, BackwardResult, Float64Array, FloatArray, Layer, LayerState, Layout, Optimizer,
                          TrainingStatistics, VarianceEstimator)
@@ -35,6 +37,10 @@ __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "replace_batch_norms"]
 
 # "auto": use the layer if it exists, create it otherwise; "new": it must not exist; "existing": it must.
 Create = Literal["auto", "new", "existing"]
+
+# The dtypes that an input may have, and those that weight and bias may have then: torch's rule.
+_WEIGHT_DTYPES = {torch.float32: (torch.float32,), torch.float64: (torch.float64,),
+                  torch.float16: (torch.float16, torch.float32), torch.bfloat16: (torch.bfloat16, torch.float32)}
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 
@@ -71,11 +77,11 @@ class _Normalize(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         module: _ServedBatchNorm = ctx.module
         array, layout = _to_numpy(x)
-        gradient = dy.detach().permute(*_last(dy.dim())) if layout == "channels_last" else dy.detach()
+        gradient = _elements(dy.detach().permute(*_last(dy.dim())) if layout == "channels_last" else dy.detach())
         wants_dx, wants_dgamma, wants_dbeta = ctx.needs_input_grad[:3]
 
         def backward() -> BackwardResult:
-            return module.client.backward(module.layer, array, gradient.numpy(), layout=layout, omit_dx=not wants_dx,
+            return module.client.backward(module.layer, array, gradient, layout=layout, omit_dx=not wants_dx,
                                           optimizer=module.optimizer, **ctx.statistics)
 
         try:
@@ -195,11 +201,12 @@ class _ServedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         if input.device.type != "cpu":
             raise RuntimeError(f"layer {self.layer!r}: input is on {input.device}, want cpu: normd's modules send "
                                "their tensors to a server; call .cpu() before and .to(device) after")
-        if input.dtype not in (torch.float32, torch.float64):
-            raise TypeError(f"layer {self.layer!r}: input is {input.dtype}, want torch.float32 or torch.float64")
-        if self.weight is not None and self.weight.dtype != input.dtype:
+        if input.dtype not in _WEIGHT_DTYPES:
+            raise TypeError(f"layer {self.layer!r}: input is {input.dtype}, want one of: "
+                            f"{', '.join(map(str, _WEIGHT_DTYPES))}")
+        if self.weight is not None and self.weight.dtype not in _WEIGHT_DTYPES[input.dtype]:
             raise TypeError(f"layer {self.layer!r}: input is {input.dtype} and the weight {self.weight.dtype}, "
-                            "want the same")
+                            f"want {' or '.join(map(str, _WEIGHT_DTYPES[input.dtype]))}")
         if self._uses_batch_statistics():
             _check_batch_size(input.shape)
         learning = torch.zeros((), requires_grad=True) if self.optimizer is not None else None
@@ -321,11 +328,10 @@ class _ServedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         if not self.affine:
             return None
         assert self._gamma is not None and self._beta is not None
-        weight, bias = self.weight.detach().numpy(), self.bias.detach().numpy()
-        if (np.array_equal(weight, self._gamma.astype(weight.dtype))
-                and np.array_equal(bias, self._beta.astype(bias.dtype))):
+        if (torch.equal(self.weight, torch.from_numpy(self._gamma).to(self.weight.dtype))
+                and torch.equal(self.bias, torch.from_numpy(self._beta).to(self.bias.dtype))):
             return None
-        return weight.astype(np.float64), bias.astype(np.float64)
+        return _doubles(self.weight), _doubles(self.bias)
 
     def _push_affine(self) -> None:
         changed = self._changed_affine()
@@ -352,13 +358,11 @@ class _ServedBatchNorm(torch.nn.modules.batchnorm._BatchNorm):
     def _push_all(self) -> None:
         parts: dict[str, Any] = {}
         if self.affine:
-            parts["gamma"] = self.weight.detach().numpy().astype(np.float64)
-            parts["beta"] = self.bias.detach().numpy().astype(np.float64)
+            parts.update(gamma=_doubles(self.weight), beta=_doubles(self.bias))
         if self.track_running_stats:
             mean, var, tracked = (self._buffers[name] for name in _BUFFERS)
-            assert mean is not None and var is not None and tracked is not None
-            parts.update(running_mean=mean.numpy().astype(np.float64), running_var=var.numpy().astype(np.float64),
-                         num_batches_tracked=int(tracked))
+            assert tracked is not None
+            parts.update(running_mean=_doubles(mean), running_var=_doubles(var), num_batches_tracked=int(tracked))
         if not parts:
             return
         layer = self.client.set_state(self.layer, LayerState(**parts))
@@ -473,8 +477,9 @@ def _check_batch_size(size: torch.Size) -> None:
 
 
 def _doubles(tensor: Optional[torch.Tensor]) -> Float64Array:
+    """A copy of its own as float64."""
     assert tensor is not None
-    array: Float64Array = tensor.detach().cpu().double().numpy()
+    array: Float64Array = tensor.detach().to("cpu", torch.float64, copy=True).numpy()
     return array
 
 
@@ -483,12 +488,18 @@ def _last(rank: int) -> tuple[int, ...]:
     return 0, *range(2, rank), 1
 
 
+def _elements(x: torch.Tensor) -> FloatArray:
+    """x's elements, without a copy; bfloat16, which NumPy lacks, as its bits."""
+    array: FloatArray = x.view(torch.int16).numpy().view(BFLOAT16_BITS) if x.dtype == torch.bfloat16 else x.numpy()
+    return array
+
+
 def _to_numpy(x: torch.Tensor) -> tuple[FloatArray, Layout]:
     """x's elements, without a copy; a tensor in torch's channels_last memory format as (N, ..., C)."""
     x = x.detach()
     if x.dim() > 3 and not x.is_contiguous() and x.permute(*_last(x.dim())).is_contiguous():
-        return x.permute(*_last(x.dim())).numpy(), "channels_last"
-    return x.numpy(), "channels_first"
+        return _elements(x.permute(*_last(x.dim()))), "channels_last"
+    return _elements(x), "channels_first"
 
 
 def _to_torch(array: FloatArray, layout: Layout) -> torch.Tensor:
@@ -496,4 +507,10 @@ def _to_torch(array: FloatArray, layout: Layout) -> torch.Tensor:
     if layout == "channels_last":
         # In NumPy: autograd forbids to overwrite a view that a function returns, and ReLU(inplace=True) would.
         array = np.moveaxis(array, -1, 1)
+    if array.dtype == BFLOAT16_BITS:
+        # set_, since the result of Tensor.view is such a view.
+        tensor = torch.empty(0, dtype=torch.bfloat16)
+        bits = torch.from_numpy(array.view(np.int16))
+        tensor.set_(bits.view(torch.bfloat16))  # type: ignore[call-overload]
+        return tensor
     return torch.from_numpy(array)

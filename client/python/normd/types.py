@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
-# A float32 or float64 array.
+# A float16, float32 or float64 array.
 FloatArray = npt.NDArray[np.floating[Any]]
 # Where the channels are: dimension 1, or the last one.
 Layout = Literal["channels_first", "channels_last"]

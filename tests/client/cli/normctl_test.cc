@@ -216,6 +216,22 @@ TEST_F(NormctlTest, NumpysOwnFilesGoThrough) {
       "assert y.dtype == n.float64 and y.shape == x.shape; "
       "n.testing.assert_allclose(y, (x - m) / n.sqrt(v + 1e-5), rtol=1e-12, atol=1e-12)\"");
   EXPECT_EQ(checked.code, 0) << checked.err;
+
+  // float16 comes back as float16, rounded once, and its numbers are printed.
+  ASSERT_EQ(
+      Shell("/usr/bin/python3 -c \"import numpy as n; n.save('$D/h.npy', n.load('$D/x.npy').astype('f2'))\"").code, 0);
+  ASSERT_EQ(Run("train a $D/h.npy $D/hy.npy --skip-update").code, 0);
+  const Outcome half = Shell(
+      "/usr/bin/python3 -c \"import numpy as n; x = n.load('$D/h.npy').astype('f8'); y = n.load('$D/hy.npy'); "
+      "m = x.mean((0, 2), keepdims=True); v = x.var((0, 2), keepdims=True); "
+      "assert y.dtype == n.float16 and y.shape == x.shape; "
+      "n.testing.assert_allclose(y.astype('f8'), (x - m) / n.sqrt(v + 1e-5), rtol=1.001 * 2.0**-11, atol=1e-12)\"");
+  EXPECT_EQ(half.code, 0) << half.err;
+  const json printed = RunJson("infer a $D/h.npy")["y"];
+  EXPECT_EQ(printed["dtype"], "float16");
+  EXPECT_EQ(printed["data"].size(), 24U);
+  EXPECT_THAT(Run("infer a $D/h.npy").out, HasSubstr("float16 [4, 3, 2]  "));
+
   EXPECT_EQ(RunJson("infer a $D/v3.npy")["y"]["data"], RunJson("infer a $D/x.npy")["y"]["data"]);
   EXPECT_THAT(Run("infer a $D/f.npy").err, AllOf(HasSubstr("f.npy: "), HasSubstr("Fortran order")));
   EXPECT_THAT(Run("infer a $D/b.npy").err, AllOf(HasSubstr("b.npy: "), HasSubstr("big-endian")));

@@ -50,6 +50,31 @@ TEST(NpyTest, ReadsWhatNumpyWrote) {
   EXPECT_EQ(NpyHeader(DType::kFloat32, {2, 3}), file.substr(0, 128));
 }
 
+TEST(NpyTest, ReadsAndWritesHalfPrecision) {
+  // np.save of np.array([[1, -2.5], [65504, 0.1]], '<f2'), NumPy 1.24.2, byte for byte.
+  const std::string header = "{'descr': '<f2', 'fortran_order': False, 'shape': (2, 2), }";
+  std::string file("\x93NUMPY\x01\0v\0", 10);
+  file += header + std::string(117 - header.size(), ' ') + "\n" + std::string("\x00\x3c\x00\xc1\xff\x7b\x66\x2e", 8);
+  const auto view = ParseNpy(file);
+  ASSERT_THAT(view, IsOk());
+  EXPECT_EQ(view->dtype, DType::kFloat16);
+  EXPECT_THAT(view->shape, ElementsAre(2, 2));
+
+  const std::string path = ::testing::TempDir() + "/normctl_half.npy";
+  const Tensor tensor(DType::kFloat16, view->shape, Layout::kChannelsFirst,
+                      std::string(view->data.data(), view->data.size()));
+  ASSERT_THAT(WriteNpy(tensor, path), IsOk());
+  EXPECT_EQ(ReadFile(path).value(), file);
+  EXPECT_THAT(ReadNumbers(path).value(), ElementsAre(1, -2.5, 65504, 1638 * 0x1p-14));
+}
+
+TEST(NpyTest, Bfloat16HasNoFiles) {
+  const std::string path = ::testing::TempDir() + "/normctl_bfloat16.npy";
+  EXPECT_THAT(WriteNpy(Tensor(DType::kBFloat16, {2}, Layout::kChannelsFirst, std::string(4, '\0')), path),
+              StatusIs(absl::StatusCode::kInvalidArgument, "is bfloat16, want float16, float32 or float64"));
+  EXPECT_THAT(ReadFile(path), StatusIs(absl::StatusCode::kNotFound)) << "nothing was written";
+}
+
 TEST(NpyTest, ReadsEveryVersionAndShape) {
   struct Case {
     int version;
@@ -92,7 +117,9 @@ TEST(NpyTest, RefusesTheRestWithClearWords) {
       {"big-endian", File(1, Header("'>f8'", "False", "(1,)"), eight), "big-endian"},
       {"objects", File(1, Header("'|O'", "False", "(1,)"), eight), "Python objects"},
       {"integers", File(1, Header("'<i8'", "False", "(1,)"), eight), "'<i8'"},
-      {"half precision", File(1, Header("'<f2'", "False", "(4,)"), eight), "'<f2'"},
+      {"big-endian half precision", File(1, Header("'>f2'", "False", "(4,)"), eight), "save x.astype('<f2')"},
+      {"bfloat16, as ml_dtypes saves it", File(1, Header("'<V2'", "False", "(4,)"), eight), "NumPy has no bfloat16"},
+      {"long double", File(1, Header("'<f16'", "False", "(1,)"), eight), "'<f16', want '<f2', '<f4' or '<f8'"},
       {"structured", File(1, Header("[('a', '<f4')]", "False", "(2,)"), eight), "structured"},
       {"too few elements", File(1, Header("'<f8'", "False", "(2,)"), eight), "8 bytes of elements"},
       {"too many elements", File(1, Header("'<f4'", "False", "(1,)"), eight), "8 bytes of elements"},

@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/status_matchers.h"
@@ -60,6 +61,10 @@ TEST(TensorTest, RefusesShapesThatAreNone) {
     EXPECT_THAT(ToNcs(c.shape, Layout::kChannelsFirst, DType::kFloat32),
                 StatusIs(StatusCode::kInvalidArgument, c.message));
   }
+  // As large as 16-bit elements can be, and one more.
+  EXPECT_THAT(ToNcs({kMax / 2, 1}, Layout::kChannelsFirst, DType::kFloat16), tests::IsOk());
+  EXPECT_THAT(ToNcs({kMax / 2 + 1, 1}, Layout::kChannelsFirst, DType::kBFloat16),
+              StatusIs(StatusCode::kInvalidArgument, "whose size in bytes is more than 64 bits can hold"));
   // An extent of 0 does not hide an overflow before it.
   EXPECT_THAT(ToNcs({kMax, kMax, 0}, Layout::kChannelsFirst, DType::kFloat32),
               StatusIs(StatusCode::kInvalidArgument, "extent 2 = 0"));
@@ -84,14 +89,20 @@ TEST(TensorTest, ChecksChannelsAndBytesAgainstTheLayer) {
       {view(DType::kFloat32, {2, 3, 4}, Layout::kChannelsFirst, 192), "x has 192 bytes of data, want 96"},
       {view(DType::kFloat64, {2, 3, 4}, Layout::kChannelsFirst, 96),
        "x has 96 bytes of data, want 192 for shape [2,3,4] of FLOAT64"},
+      {view(DType::kFloat16, {2, 3, 4}, Layout::kChannelsFirst, 96),
+       "x has 96 bytes of data, want 48 for shape [2,3,4] of FLOAT16"},
+      {view(DType::kBFloat16, {2, 3, 4}, Layout::kChannelsFirst, 47),
+       "x has 47 bytes of data, want 48 for shape [2,3,4] of BFLOAT16"},
       {view(DType::kFloat32, {3}, Layout::kChannelsFirst, 12), "layer 'conv1': x has rank 1, want 2 to 8"},
       {view(DType::kFloat32, {0, 3}, Layout::kChannelsFirst, 0), "layer 'conv1': x has shape [0,3] with extent 0 = 0"},
   };
   for (const auto& c : cases) {
     EXPECT_THAT(CheckTensor("conv1", "x", c.tensor, 3), StatusIs(StatusCode::kInvalidArgument, c.message));
   }
-  EXPECT_THAT(CheckTensor("conv1", "x", view(DType::kFloat64, {2, 4, 3}, Layout::kChannelsLast, 192), 3),
-              tests::IsOk());
+  for (const auto& [dtype, size] : std::vector<std::pair<DType, size_t>>{
+           {DType::kFloat64, 192}, {DType::kFloat32, 96}, {DType::kFloat16, 48}, {DType::kBFloat16, 48}}) {
+    EXPECT_THAT(CheckTensor("conv1", "x", view(dtype, {2, 4, 3}, Layout::kChannelsLast, size), 3), tests::IsOk());
+  }
 }
 
 TEST(TensorTest, AHugeRankStaysOutOfTheMessage) {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <iterator>
 
 #include "absl/time/time.h"
 #include "server/service/layer_conversion.h"
@@ -65,6 +66,26 @@ TEST(Tensor, ViewsTheBytesOfTheMessage) {
   tensor.set_data(std::string(16, 'x'));
   NORMD_ASSERT_OK_AND_ASSIGN(const layer::TensorView view, ToTensorView("bn", "x", true, tensor));
   EXPECT_EQ(view.data.data(), tensor.data().data()) << "no copy";
+}
+
+TEST(Tensor, EveryElementTypeGoesThereAndBack) {
+  const struct {
+    v1::DataType wire;
+    layer::DType dtype;
+  } cases[] = {{v1::DATA_TYPE_FLOAT32, layer::DType::kFloat32},
+               {v1::DATA_TYPE_FLOAT64, layer::DType::kFloat64},
+               {v1::DATA_TYPE_FLOAT16, layer::DType::kFloat16},
+               {v1::DATA_TYPE_BFLOAT16, layer::DType::kBFloat16}};
+  ASSERT_EQ(std::size(cases), static_cast<size_t>(v1::DataType_ARRAYSIZE - 1)) << "all but UNSPECIFIED";
+  for (const auto& c : cases) {
+    v1::Tensor tensor;
+    tensor.set_dtype(c.wire);
+    NORMD_ASSERT_OK_AND_ASSIGN(const layer::TensorView view, ToTensorView("bn", "x", true, tensor));
+    EXPECT_EQ(view.dtype, c.dtype) << v1::DataType_Name(c.wire);
+    v1::Tensor output;
+    AllocateLike(view, &output);
+    EXPECT_EQ(output.dtype(), c.wire) << v1::DataType_Name(c.wire);
+  }
 }
 
 TEST(Tensor, OutputsAreAlignedForTheKernels) {

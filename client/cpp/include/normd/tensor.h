@@ -3,22 +3,45 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
 namespace normd {
 
-// Element types that the server takes.
-enum class DType { kFloat32, kFloat64 };
+// Element types that the server takes: float, double, Float16 and BFloat16.
+enum class DType { kFloat32, kFloat64, kFloat16, kBFloat16 };
+
+// The 16-bit elements as they stand in memory, for which C++20 has no types. Arrays of another library's type with the
+// same bits (half, __half, c10::BFloat16) may be passed as these with a reinterpret_cast of the pointer.
+//
+// IEEE 754 binary16.
+struct Float16 {
+  uint16_t bits = 0;
+};
+
+// The upper half of a binary32.
+struct BFloat16 {
+  uint16_t bits = 0;
+};
+
+// The same number, exactly; NaN stays NaN.
+float ToFloat(Float16 value);
+float ToFloat(BFloat16 value);
 
 // Which dimension holds the channels: dimension 1 (N,C,...) or the last one (N,...,C).
 enum class Layout { kChannelsFirst, kChannelsLast };
 
 // Bytes of one element.
 std::size_t ElementBytes(DType dtype);
+
+// "float32", "float64", "float16", "bfloat16".
+absl::string_view NameOf(DType dtype);
 
 // A dense row-major tensor that somebody else owns, rank 2 to 8. Cheap to copy; the data must outlive the call that it
 // is given to (the synchronous calls, and the start of the asynchronous ones).
@@ -34,6 +57,10 @@ struct TensorView {
       : dtype(DType::kFloat32), shape(std::move(extents)), layout(where), data(Bytes(values)) {}
   TensorView(absl::Span<const double> values, std::vector<int64_t> extents, Layout where = Layout::kChannelsFirst)
       : dtype(DType::kFloat64), shape(std::move(extents)), layout(where), data(Bytes(values)) {}
+  TensorView(absl::Span<const Float16> values, std::vector<int64_t> extents, Layout where = Layout::kChannelsFirst)
+      : dtype(DType::kFloat16), shape(std::move(extents)), layout(where), data(Bytes(values)) {}
+  TensorView(absl::Span<const BFloat16> values, std::vector<int64_t> extents, Layout where = Layout::kChannelsFirst)
+      : dtype(DType::kBFloat16), shape(std::move(extents)), layout(where), data(Bytes(values)) {}
 
  private:
   template <typename T>
@@ -56,13 +83,16 @@ class Tensor {
   absl::Span<const char> bytes() const { return bytes_; }
   bool empty() const { return bytes_.empty(); }
 
-  // The elements. REQUIRES T to be the type that dtype() names; otherwise the span is empty.
+  // The elements, T being float, double, Float16 or BFloat16. REQUIRES T to be the type that dtype() names; otherwise
+  // the span is empty.
   template <typename T>
   absl::Span<const T> values() const {
-    static_assert(sizeof(T) == 4 || sizeof(T) == 8, "float or double");
-    if ((dtype_ == DType::kFloat32) != (sizeof(T) == 4)) return {};
+    if (dtype_ != DTypeOf<T>()) return {};
     return {reinterpret_cast<const T*>(bytes_.data()), bytes_.size() / sizeof(T)};
   }
+
+  // The first `most` elements as double, exactly, whatever dtype() is.
+  std::vector<double> ToDoubles(std::size_t most = std::numeric_limits<std::size_t>::max()) const;
 
   // To hand it to the next call.
   TensorView view() const {
@@ -75,6 +105,20 @@ class Tensor {
   }
 
  private:
+  template <typename T>
+  static constexpr DType DTypeOf() {
+    if constexpr (std::is_same_v<T, float>) {
+      return DType::kFloat32;
+    } else if constexpr (std::is_same_v<T, double>) {
+      return DType::kFloat64;
+    } else if constexpr (std::is_same_v<T, Float16>) {
+      return DType::kFloat16;
+    } else {
+      static_assert(std::is_same_v<T, BFloat16>, "an element is float, double, Float16 or BFloat16");
+      return DType::kBFloat16;
+    }
+  }
+
   DType dtype_ = DType::kFloat32;
   std::vector<int64_t> shape_;
   Layout layout_ = Layout::kChannelsFirst;
