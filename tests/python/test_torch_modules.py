@@ -131,8 +131,8 @@ def test_wrong_channels_and_dtypes(client: normd.Client, layer: str) -> None:
     _, ours = pair(client, layer, "2d", 5)
     with pytest.raises(normd.InvalidArgumentError, match=f"{layer}.*6.*5"):
         ours(torch.zeros(2, 6, 3, 3))
-    with pytest.raises(TypeError, match="float16"):
-        ours(torch.zeros(2, 5, 3, 3, dtype=torch.float16))
+    with pytest.raises(TypeError, match="int16"):
+        ours(torch.zeros(2, 5, 3, 3, dtype=torch.int16))
     with pytest.raises(TypeError, match="float64.*float32"):
         ours(torch.zeros(2, 5, 3, 3, dtype=torch.float64))
     with pytest.raises(RuntimeError, match="meta, want cpu"):
