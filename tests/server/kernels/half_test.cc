@@ -72,10 +72,12 @@ void ExpectNearest(uint16_t low, Convert convert, Meaning meaning) {
 
 TEST(HalfTest, RoundsToNearestEven) {
   for (uint16_t low = 0; low < 0x7C00; ++low) {
-    ExpectNearest<Float16>(low, &ToFloat16, &Float16FromDefinition);
+    ExpectNearest<Float16>(
+        low, [](float v) { return ToFloat16(v); }, &Float16FromDefinition);
   }
   for (uint16_t low = 1; low < 0x7F80; ++low) {
-    ExpectNearest<BFloat16>(low, &ToBFloat16, &BFloat16FromDefinition);
+    ExpectNearest<BFloat16>(
+        low, [](float v) { return ToBFloat16(v); }, &BFloat16FromDefinition);
   }
 }
 
