@@ -181,6 +181,7 @@ struct Format {
   }
   std::vector<double> Decode(const std::vector<uint16_t>& bits) const {
     std::vector<double> values;
+    values.reserve(bits.size());
     for (const uint16_t value : bits) values.push_back(Value(value));
     return values;
   }
@@ -200,8 +201,9 @@ TEST_F(NormalizationServiceTest, SixteenBitTypesAreRoundedOnce) {
     const std::string name = format.dtype == v1::DATA_TYPE_FLOAT16 ? "f16" : "bf16";
     SCOPED_TRACE(name);
     const std::vector<int64_t> shape = {8, 3, 7};
-    const std::vector<uint16_t> x_bits = format.SomeBits(8 * 3 * 7, 1);
-    const std::vector<uint16_t> dy_bits = format.SomeBits(8 * 3 * 7, 2);
+    constexpr size_t kCount = 168;
+    const std::vector<uint16_t> x_bits = format.SomeBits(kCount, 1);
+    const std::vector<uint16_t> dy_bits = format.SomeBits(kCount, 2);
     const std::vector<double> x = format.Decode(x_bits);
     const std::vector<double> dy = format.Decode(dy_bits);
     const Reference want(8, 3, 7, x);

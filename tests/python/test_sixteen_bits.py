@@ -1,6 +1,7 @@
 """float16 and bfloat16: the answers are the exact ones, from the 16-bit values as they are, rounded once.
 
-Judged by NumPy and torch in float64; and bfloat16 by torch's own bfloat16 modules too, which round more than once.
+Judged by NumPy and torch in float64; and bfloat16 by torch's own modules too, which round more than once where weight
+and bias are bfloat16.
 """
 
 from __future__ import annotations
@@ -114,8 +115,8 @@ def test_modules(client: normd.Client, layer: str, kind: str, dtype: torch.dtype
         assert_rounded_once(mine.grad.double().numpy(), theirs.grad.numpy(), dtype)
         for parameter, reference in ((ours.weight, exact.weight), (ours.bias, exact.bias)):
             assert parameter.grad.dtype == parameters
-            torch.testing.assert_close(parameter.grad.double(), reference.grad,
-                                       rtol=2.0 ** (-24 if weight_dtype == "float32" else -FORMATS[dtype][0]), atol=1e-6)
+            digits = 24 if weight_dtype == "float32" else FORMATS[dtype][0]
+            torch.testing.assert_close(parameter.grad.double(), reference.grad, rtol=2.0**-digits, atol=1e-6)
     # The layer's own statistics are float64, whatever the buffers that show them are.
     state = client.get_layer(layer).state
     np.testing.assert_allclose(state.running_mean, exact.running_mean, rtol=1e-12)
@@ -128,6 +129,8 @@ def test_modules(client: normd.Client, layer: str, kind: str, dtype: torch.dtype
 @pytest.mark.parametrize("kind", SHAPES)
 def test_bfloat16_is_like_torchs(client: normd.Client, layer: str, kind: str, weight_dtype: torch.dtype) -> None:
     theirs, ours = pair(client, layer, kind, 5, dtype=weight_dtype)
+    # One step of bfloat16, in which two numbers that are rounded once may differ; three where torch rounds more often.
+    tolerance = 2.0**-7 if weight_dtype == torch.float32 else 3 * 2.0**-7
     generator = torch.Generator().manual_seed(1)
     for training in (True, True, False):
         x = torch.randn(SHAPES[kind], generator=generator).bfloat16()
@@ -140,7 +143,7 @@ def test_bfloat16_is_like_torchs(client: normd.Client, layer: str, kind: str, we
             answers.append((y.detach(), argument.grad))
         assert ours(x).dtype == theirs(x).dtype == torch.bfloat16
         for got, want in zip(answers[1], answers[0]):
-            torch.testing.assert_close(got, want, rtol=2**-6, atol=2**-6)
+            torch.testing.assert_close(got, want, rtol=tolerance, atol=tolerance / 4)
 
 
 @pytest.mark.parametrize("dtype", FORMATS)

@@ -508,9 +508,6 @@ def _to_torch(array: FloatArray, layout: Layout) -> torch.Tensor:
         # In NumPy: autograd forbids to overwrite a view that a function returns, and ReLU(inplace=True) would.
         array = np.moveaxis(array, -1, 1)
     if array.dtype == BFLOAT16_BITS:
-        # set_, since the result of Tensor.view is such a view.
-        tensor = torch.empty(0, dtype=torch.bfloat16)
-        bits = torch.from_numpy(array.view(np.int16))
-        tensor.set_(bits.view(torch.bfloat16))  # type: ignore[call-overload]
-        return tensor
+        # No such view: integers have no gradient.
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
