@@ -307,4 +307,18 @@ constexpr Functions<T> FunctionsFor() {
   return {&BatchStatistics<T>, &NormalizeBatch<T>, &Normalize<T>, &Denormalize<T>, &Backward<T>, &AddMoments<T>};
 }
 
+constexpr Implementation MakeImplementation(const char* name, bool (*supported)()) {
+  return {
+      .name = name,
+      .supported = supported,
+      .f32 = FunctionsFor<float>(),
+      .f64 = FunctionsFor<double>(),
+      .f16 = FunctionsFor<Float16>(),
+      .bf16 = FunctionsFor<BFloat16>(),
+      .inverse_std = &InverseStdOf,
+      .moments_sizes = &MomentsSizes,
+      .finish_moments = &FinishMoments,
+  };
+}
+
 }  // namespace normd::kernels::NORMD_KERNELS_ISA

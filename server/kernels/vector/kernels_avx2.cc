@@ -21,16 +21,6 @@ bool Supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_suppor
 
 }  // namespace
 
-const Implementation kImplementation = {
-    .name = "avx2",
-    .supported = &Supported,
-    .f32 = FunctionsFor<float>(),
-    .f64 = FunctionsFor<double>(),
-    .f16 = FunctionsFor<Float16>(),
-    .bf16 = FunctionsFor<BFloat16>(),
-    .inverse_std = &InverseStdOf,
-    .moments_sizes = &MomentsSizes,
-    .finish_moments = &FinishMoments,
-};
+const Implementation kImplementation = MakeImplementation("avx2", &Supported);
 
 }  // namespace normd::kernels::avx2

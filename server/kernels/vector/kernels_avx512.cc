@@ -24,16 +24,6 @@ bool Supported() {
 
 }  // namespace
 
-const Implementation kImplementation = {
-    .name = "avx512",
-    .supported = &Supported,
-    .f32 = FunctionsFor<float>(),
-    .f64 = FunctionsFor<double>(),
-    .f16 = FunctionsFor<Float16>(),
-    .bf16 = FunctionsFor<BFloat16>(),
-    .inverse_std = &InverseStdOf,
-    .moments_sizes = &MomentsSizes,
-    .finish_moments = &FinishMoments,
-};
+const Implementation kImplementation = MakeImplementation("avx512", &Supported);
 
 }  // namespace normd::kernels::avx512

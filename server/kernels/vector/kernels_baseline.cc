@@ -21,16 +21,6 @@ bool Supported() { return true; }
 
 }  // namespace
 
-const Implementation kImplementation = {
-    .name = "baseline",
-    .supported = &Supported,
-    .f32 = FunctionsFor<float>(),
-    .f64 = FunctionsFor<double>(),
-    .f16 = FunctionsFor<Float16>(),
-    .bf16 = FunctionsFor<BFloat16>(),
-    .inverse_std = &InverseStdOf,
-    .moments_sizes = &MomentsSizes,
-    .finish_moments = &FinishMoments,
-};
+const Implementation kImplementation = MakeImplementation("baseline", &Supported);
 
 }  // namespace normd::kernels::baseline
