@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -70,6 +71,7 @@ TEST(NpyTest, ReadsAndWritesHalfPrecision) {
 
 TEST(NpyTest, Bfloat16HasNoFiles) {
   const std::string path = ::testing::TempDir() + "/normctl_bfloat16.npy";
+  std::filesystem::remove(path);
   EXPECT_THAT(WriteNpy(Tensor(DType::kBFloat16, {2}, Layout::kChannelsFirst, std::string(4, '\0')), path),
               StatusIs(absl::StatusCode::kInvalidArgument, "is bfloat16, want float16, float32 or float64"));
   EXPECT_THAT(ReadFile(path), StatusIs(absl::StatusCode::kNotFound)) << "nothing was written";
