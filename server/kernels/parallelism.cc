@@ -15,9 +15,10 @@ namespace normd::kernels {
 namespace {
 
 constexpr int64_t kMiB = 1 << 20;
-// What each thread should have to do before it is worth waking. tests/benchmarks/threads_benchmark on two cores, with
-// pauses between the calls: 4 MiB take 0.22 ms serial and 0.19 ms split at twice the CPU time, 8 MiB 0.47 and 0.41,
-// 32 MiB 2.05 and 1.19. Waking a core that sleeps is most of the difference to half the time.
+// What each thread should have to do before it is worth waking. On two cores a training step on 8 MiB takes half the
+// time split, where the second core is awake because calls follow each other. After a pause of 2 ms waking it costs 0.1
+// to 0.6 ms (tests/benchmarks/threads_benchmark): 4 MiB (0.22 ms serial) lose, 8 to 16 MiB (0.5 to 1 ms) win or lose by
+// the luck of the wake-up, 32 MiB (2.1 ms) always win (1.2 ms).
 constexpr int64_t kBytesPerThread = 4 * kMiB;
 
 int AffinityCores() {

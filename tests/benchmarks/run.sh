@@ -48,7 +48,7 @@ echo "==> PyTorch as installed"
 measured=()
 for ((run = 1; run <= runs; ++run)); do
   echo "==> comparison, run $run of $runs"
-  OMP_PROC_BIND=true OMP_WAIT_POLICY=active "$programs/batch_norm_comparison" >"$out/run$run.json"
+  OMP_PROC_BIND=true OMP_WAIT_POLICY=active "$programs/batch_norm_comparison" --rounds 5 >"$out/run$run.json"
   measured+=("$out/run$run.json")
 done
 /usr/bin/python3 tests/benchmarks/report.py --runs "${measured[@]}" --installed "$out/installed.json" \
