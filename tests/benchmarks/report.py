@@ -67,7 +67,7 @@ def load(path: Path) -> dict[tuple, Cell]:
     for line in path.read_text().splitlines():
         record = json.loads(line)
         key = (record["shape"], record["layout"], record["threads"], record["op"])
-        cells[key] = Cell(record) if "normd" in record["seconds"] else record
+        cells[key] = Cell(record) if "normd" in record.get("seconds", {}) else record
     return cells
 
 
