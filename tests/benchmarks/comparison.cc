@@ -174,6 +174,7 @@ void Print(const Case& c, const std::string& op, int threads, const std::vector<
                            {"bytes", c.elements() * 4 * (op == "backward" ? 3 : 2)},
                            {"tensor_bytes", c.elements() * 4},
                            {"inner", c.inner()}};
+  record["implementation"] = kernels::ActiveImplementation().name;
   for (const Contestant& contestant : contestants) record["seconds"][contestant.name] = contestant.seconds;
   std::printf("%s\n", record.dump().c_str());
   std::fflush(stdout);
