@@ -19,7 +19,7 @@
 // `threads`, the instruction set and the alignment are; only the sign and payload of a NaN may differ. NaN and infinity
 // follow IEEE arithmetic and stay in their channel.
 //
-// Outputs of 2 MiB and more for each thread are written past the caches, unless they are the input.
+// Outputs of 1.25 MiB and more for each thread are written past the caches, unless they are the input.
 namespace normd::kernels {
 
 // batch_mean[c] = sum(x) / n and batch_var[c] = sum((x - batch_mean)^2) / n (population), n = outer * inner, in one

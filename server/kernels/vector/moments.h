@@ -1,8 +1,6 @@
 // Means and variances from sums, and sums of a tensor in pieces. Included by kernels_*.cc only; see v16.h.
 namespace normd::kernels::NORMD_KERNELS_ISA {
 
-inline bool IsFinite(double v) { return v - v == 0; }
-
 // Sums are taken from the first value of a channel: they are then 0 where the channel is constant, and small against
 // the mean where that is large.
 template <typename T>

@@ -1,4 +1,4 @@
-// What happens to one value, or to sixteen at once (V is double or V16). An operation is a struct of
+// What happens to sixteen values at once (V is V16). An operation is a struct of
 //   kInputs           tensors it reads: in[0], in[1]
 //   kParams           numbers per channel: p[0] ...
 // and, to be summed,
@@ -115,7 +115,8 @@ template <typename V>
   *error += (*sum - (next - added)) + (term - added);
   *sum = next;
 }
+inline bool IsFinite(double v) { return v - v == 0; }
 // Infinity and NaN stay what plain addition makes them.
-inline double TwoSumValue(double sum, double error) { return sum - sum == 0 ? sum + error : sum; }
+inline double TwoSumValue(double sum, double error) { return IsFinite(sum) ? sum + error : sum; }
 
 }  // namespace normd::kernels::NORMD_KERNELS_ISA

@@ -85,10 +85,6 @@ template <bool kStream, typename T>
   });
   return out;
 }
-[[gnu::always_inline]] inline double Clamp(double v, double bound) {
-  const double below = v > bound ? bound : v;
-  return below < -bound ? -bound : below;
-}
 
 // value, or 0 where |v| > bound.
 [[gnu::always_inline]] inline V16 ZeroBeyond(const V16& v, double bound, const V16& value) {
@@ -99,9 +95,6 @@ template <bool kStream, typename T>
     out.v[i] = v.v[i] < -high ? Vec{} : below;
   });
   return out;
-}
-[[gnu::always_inline]] inline double ZeroBeyond(double v, double bound, double value) {
-  return v > bound || v < -bound ? 0.0 : value;
 }
 
 [[gnu::always_inline]] inline Mask LaneNumbers(int64_t first) {
