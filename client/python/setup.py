@@ -13,7 +13,7 @@ from setuptools.command.sdist import sdist
 from setuptools.errors import BaseError
 
 HERE = Path(__file__).resolve().parent
-PROTO_FILES = [f"normd/v1/{name}.proto" for name in ("tensor", "resources", "layer_service", "normalization_service",
+PROTO_FILES = [f"normd/v1/{name}.proto" for name in ("error_details", "tensor", "resources", "layer_service", "normalization_service",
                                                      "shared_memory_service")]
 
 

@@ -1,0 +1,21 @@
+#ifndef NORMD_PROTO_WIRE_VARINT_H_
+#define NORMD_PROTO_WIRE_VARINT_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace normd::wire {
+
+// A number as protobuf writes it: seven bits a byte, the lowest first.
+inline void AppendVarint(std::uint64_t value, std::string* out) {
+  while (value >= 0x80) {
+    out->push_back(static_cast<char>(value | 0x80));
+    value >>= 7;
+  }
+  out->push_back(static_cast<char>(value));
+}
+
+}  // namespace normd::wire
+
+#endif  // NORMD_PROTO_WIRE_VARINT_H_
