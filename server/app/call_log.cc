@@ -16,8 +16,8 @@ void CallLog::OnCall(const service::CallRecord& record) {
                 {"code", absl::StatusCodeToString(code)},
                 {"error", record.status.message()},
                 {"duration_ms", absl::ToDoubleMilliseconds(record.duration)},
-                {"request_bytes", record.request.ByteSizeLong()},
-                {"response_bytes", record.status.ok() ? record.response.ByteSizeLong() : 0},
+                {"request_bytes", record.request_bytes},
+                {"response_bytes", record.response_bytes},
                 {"peer", record.context.peer()}});
 }
 

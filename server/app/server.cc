@@ -4,14 +4,18 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "server/app/listen_address.h"
+#include "server/base/cgroup.h"
 #include "server/base/clock.h"
 #include "server/kernels/parallelism.h"
 
@@ -28,6 +32,12 @@ void PrepareGrpc() {
     return true;
   }();
   static_cast<void>(once);
+}
+
+// The other half is for gRPC, the layers and the page cache.
+int64_t DefaultMemoryBudget() {
+  const int64_t machine = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  return std::min(machine, base::CgroupMemoryBytes("").value_or(machine)) / 2;
 }
 
 }  // namespace
@@ -48,8 +58,10 @@ Server::Server(const ServerOptions& options, int cores, Logger* logger)
       call_log_(logger),
       registry_(options.limits, base::Clock::System()),
       compute_thread_(static_cast<std::size_t>(options.max_waiting_calls)),
+      buffers_(options.memory_budget_bytes > 0 ? options.memory_budget_bytes : DefaultMemoryBudget()),
+      executor_(&compute_thread_, cores),
       layer_service_(&registry_, &call_log_),
-      normalization_service_(&registry_, &compute_thread_, cores, &call_log_),
+      normalization_service_(&registry_, &buffers_, &executor_, &call_log_),
       health_service_({v1::LayerService::service_full_name(), v1::NormalizationService::service_full_name()}) {}
 
 Server::~Server() {

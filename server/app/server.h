@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "proto/wire/buffer_pool.h"
 #include "server/app/call_log.h"
 #include "server/app/logger.h"
 #include "server/base/compute_thread.h"
@@ -18,6 +19,7 @@
 #include "server/service/health_service.h"
 #include "server/service/layer_service.h"
 #include "server/service/normalization_service.h"
+#include "server/service/tensor_executor.h"
 
 namespace normd::app {
 
@@ -32,7 +34,9 @@ struct ServerOptions {
   registry::RegistryOptions limits;
   // Cores that one call may use; 0: what the affinity mask and the cgroup quota allow.
   int threads = 0;
-  // Calls with large tensors that may wait for the compute thread, each holding its message in memory.
+  // Tensors and messages in memory at a time, in bytes; 0: half of what the machine and the control groups allow.
+  int64_t memory_budget_bytes = 0;
+  // Calls with large tensors that may wait for the compute thread, each holding its tensors in memory.
   int64_t max_waiting_calls = 256;
 };
 
@@ -52,6 +56,9 @@ class Server {
   // Calls with large tensors that wait for the compute thread.
   std::size_t waiting_calls() const { return compute_thread_.waiting(); }
 
+  // Memory of the calls.
+  wire::BufferPool& buffers() { return buffers_; }
+
   // Says NOT_SERVING to health checks and to those who watch, takes no more calls, waits for the running ones until
   // `drain_timeout` is over, and cancels the rest. Returns when no call runs any more. Once.
   void Shutdown(absl::Duration drain_timeout);
@@ -65,6 +72,8 @@ class Server {
   registry::LayerRegistry registry_;
   // Outlives the calls, which may wait in it.
   base::ComputeThread compute_thread_;
+  wire::BufferPool buffers_;
+  service::TensorExecutor executor_;
   service::LayerServiceImpl layer_service_;
   service::NormalizationServiceImpl normalization_service_;
   service::HealthService health_service_;

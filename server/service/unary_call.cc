@@ -7,15 +7,12 @@
 
 namespace normd::service {
 
-UnaryCall::UnaryCall(grpc::CallbackServerContext* context, absl::string_view method, absl::string_view layer,
-                     const google::protobuf::Message* request, google::protobuf::Message* response,
+UnaryCall::UnaryCall(grpc::CallbackServerContext* context, absl::string_view method, int64_t request_bytes,
                      CallObserver* observer)
     : context_(context),
       reactor_(context->DefaultReactor()),
       method_(method),
-      layer_(layer),
-      request_(request),
-      response_(response),
+      request_bytes_(request_bytes),
       observer_(observer),
       start_(std::chrono::steady_clock::now()) {}
 
@@ -28,12 +25,12 @@ absl::Status UnaryCall::CheckAlive() const {
   return absl::OkStatus();
 }
 
-void UnaryCall::Finish(const absl::Status& status) const {
+void UnaryCall::Finish(const absl::Status& status, int64_t response_bytes) const {
   observer_->OnCall(CallRecord{.method = method_,
                                .layer = layer_,
                                .context = *context_,
-                               .request = *request_,
-                               .response = *response_,
+                               .request_bytes = request_bytes_,
+                               .response_bytes = response_bytes,
                                .status = status,
                                .duration = absl::FromChrono(std::chrono::steady_clock::now() - start_)});
   reactor_->Finish(ToGrpcStatus(status));
