@@ -108,6 +108,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
 void Server::Shutdown(absl::Duration drain_timeout) {
   logger_->Log(LogLevel::kInfo, "stopping", {{"drain_timeout_s", absl::ToDoubleSeconds(drain_timeout)}});
   health_service_.Shutdown();
+  normalization_service_.StopStreams();
   grpc_server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(drain_timeout));
   grpc_server_->Wait();
   grpc_server_.reset();  // Waits for handlers that still run.

@@ -38,6 +38,23 @@ absl::StatusOr<InferenceResult> Infer(const LayerRegistry& registry, absl::strin
   return InferenceResult{.version = snapshot.version, .content_hash = snapshot.content_hash};
 }
 
+absl::StatusOr<ChunkedInference> InferInChunks(const LayerRegistry& registry, absl::string_view name,
+                                               const layer::TensorView& x, int64_t version) {
+  absl::StatusOr<LayerRegistry::SnapshotPtr> found = registry.Get(name);
+  if (!found.ok()) return found.status();
+  const layer::LayerSnapshot& snapshot = **found;
+  if (absl::Status status = CheckVersionPin(snapshot, version); !status.ok()) return status;
+  absl::StatusOr<layer::NcsShape> ncs = layer::CheckShape(name, "x", x, snapshot.config->num_channels);
+  if (!ncs.ok()) return ncs.status();
+  if (!snapshot.config->track_running_stats) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        layer::LayerPrefix(name), "keeps no running statistics, which a tensor in chunks is normalized with"));
+  }
+  return ChunkedInference{ChunkNormalizer(*ncs, x.dtype, *snapshot.config, snapshot.statistics->running_mean,
+                                          snapshot.statistics->running_var, *snapshot.affine),
+                          {.version = snapshot.version, .content_hash = snapshot.content_hash}};
+}
+
 absl::StatusOr<InferenceResult> Denormalize(const LayerRegistry& registry, absl::string_view name,
                                             const layer::TensorView& y, int64_t version, const CallControl& control,
                                             char* x) {

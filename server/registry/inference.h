@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "server/layer/tensor.h"
 #include "server/registry/call_control.h"
+#include "server/registry/chunk_normalizer.h"
 #include "server/registry/layer_registry.h"
 
 // The calls that read a layer and change nothing. Statuses as proto/normd/v1/normalization_service.proto says.
@@ -22,6 +23,16 @@ struct InferenceResult {
 // of x.data and is aligned to the element. `version` 0: the newest.
 absl::StatusOr<InferenceResult> Infer(const LayerRegistry& registry, absl::string_view name, const layer::TensorView& x,
                                       int64_t version, const CallControl& control, char* y);
+
+struct ChunkedInference {
+  ChunkNormalizer normalizer;
+  InferenceResult result;
+};
+
+// Infer for a tensor that comes in chunks, of which `x` says all but the data. FAILED_PRECONDITION also without
+// track_running_stats: the statistics of x are known only at its end.
+absl::StatusOr<ChunkedInference> InferInChunks(const LayerRegistry& registry, absl::string_view name,
+                                               const layer::TensorView& x, int64_t version);
 
 // The inverse of Infer: `y` into `x`.
 absl::StatusOr<InferenceResult> Denormalize(const LayerRegistry& registry, absl::string_view name,

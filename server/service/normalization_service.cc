@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "server/service/streams.h"
 
 namespace normd::service {
 namespace {
@@ -38,11 +39,11 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Handle(grpc::CallbackServerC
                                                            absl::Span<const wire::PayloadField> schema,
                                                            const grpc::ByteBuffer* request,
                                                            grpc::ByteBuffer* response) {
-  UnaryCall call(context, method, static_cast<int64_t>(request->Length()), observer_);
+  UnaryCall call(context, method, static_cast<int64_t>(request->Length()), context_.observer);
   std::unique_ptr<TensorCall> tensor_call;
   std::string layer;
-  absl::Status decoded = UnaryCall::WithoutExceptions([&]() -> absl::Status {
-    TensorCallPtr made = Decode<Request>(context_, schema, *request, &layer);
+  absl::Status decoded = WithoutExceptions([&]() -> absl::Status {
+    TensorCallPtr made = Decode<Request>(context_.call, schema, *request, &layer);
     if (made.ok()) tensor_call = *std::move(made);
     return made.status();
   });
@@ -69,7 +70,7 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Handle(grpc::CallbackServerC
         },
         [response] { return response->Length(); });
   };
-  if (absl::Status queued = executor_->Run(bytes, std::move(job)); !queued.ok()) {
+  if (absl::Status queued = context_.executor->Run(bytes, std::move(job)); !queued.ok()) {
     call.set_layer(layer);
     call.Finish(queued);
   }
@@ -97,6 +98,18 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Backward(grpc::CallbackServe
                                                              const grpc::ByteBuffer* request,
                                                              grpc::ByteBuffer* response) {
   return Handle<v1::BackwardRequest>(context, "Backward", wire::kBackwardRequestPayloads, request, response);
+}
+
+NormalizationServiceImpl::RawStream* NormalizationServiceImpl::Steps(grpc::CallbackServerContext* context) {
+  return NewStepsStream(context, context_, &open_streams_);
+}
+
+NormalizationServiceImpl::RawStream* NormalizationServiceImpl::InferStream(grpc::CallbackServerContext* context) {
+  return NewInferStream(context, context_);
+}
+
+NormalizationServiceImpl::RawStream* NormalizationServiceImpl::TrainStepStream(grpc::CallbackServerContext* context) {
+  return NewTrainStepStream(context, context_);
 }
 
 }  // namespace normd::service

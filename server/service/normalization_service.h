@@ -6,24 +6,35 @@
 #include "normd/v1/normalization_service.grpc.pb.h"
 #include "server/service/tensor_call.h"
 #include "server/service/tensor_executor.h"
+#include "server/service/tensor_stream.h"
 #include "server/service/unary_call.h"
 
 namespace normd::service {
 
 // The methods of normd.v1.NormalizationService, registered raw: messages are read from and written to gRPC's slices
 // (proto/wire), so that tensors are not copied into and out of protobuf messages.
-using RawNormalizationService = v1::NormalizationService::WithRawCallbackMethod_TrainStep<
+template <typename Base>
+using RawUnary = v1::NormalizationService::WithRawCallbackMethod_TrainStep<
     v1::NormalizationService::WithRawCallbackMethod_Infer<v1::NormalizationService::WithRawCallbackMethod_Denormalize<
-        v1::NormalizationService::WithRawCallbackMethod_Backward<v1::NormalizationService::Service>>>>;
+        v1::NormalizationService::WithRawCallbackMethod_Backward<Base>>>>;
+template <typename Base>
+using RawStreams =
+    v1::NormalizationService::WithRawCallbackMethod_Steps<v1::NormalizationService::WithRawCallbackMethod_InferStream<
+        v1::NormalizationService::WithRawCallbackMethod_TrainStepStream<Base>>>;
 
 // normd.v1.NormalizationService over a registry. RESOURCE_EXHAUSTED with a hint when to come back: there is no memory
 // for the call, or too many wait for the compute thread.
-class NormalizationServiceImpl final : public RawNormalizationService {
+class NormalizationServiceImpl final : public RawUnary<RawStreams<v1::NormalizationService::Service>> {
  public:
+  using RawStream = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
+
   // All outlive the service.
   NormalizationServiceImpl(const registry::LayerRegistry* registry, wire::BufferPool* buffers, TensorExecutor* executor,
                            CallObserver* observer)
-      : context_{registry, {buffers, executor}}, executor_(executor), observer_(observer) {}
+      : context_{{registry, {buffers, executor}}, executor, observer} {}
+
+  // Ends the streams that wait for more calls, once what they have begun is answered.
+  void StopStreams() { open_streams_.Stop(); }
 
   grpc::ServerUnaryReactor* TrainStep(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                       grpc::ByteBuffer* response) override;
@@ -33,6 +44,9 @@ class NormalizationServiceImpl final : public RawNormalizationService {
                                         grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* Backward(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                      grpc::ByteBuffer* response) override;
+  RawStream* Steps(grpc::CallbackServerContext* context) override;
+  RawStream* InferStream(grpc::CallbackServerContext* context) override;
+  RawStream* TrainStepStream(grpc::CallbackServerContext* context) override;
 
  private:
   // A unary call whose request is of type Request.
@@ -41,9 +55,8 @@ class NormalizationServiceImpl final : public RawNormalizationService {
                                    absl::Span<const wire::PayloadField> schema, const grpc::ByteBuffer* request,
                                    grpc::ByteBuffer* response);
 
-  const TensorCallContext context_;
-  TensorExecutor* const executor_;
-  CallObserver* const observer_;
+  const TensorStreamContext context_;
+  OpenStreams open_streams_;
 };
 
 }  // namespace normd::service

@@ -1,7 +1,5 @@
 #include "server/service/status_conversion.h"
 
-#include <google/protobuf/duration.pb.h>
-
 #include <string>
 
 #include "absl/strings/cord.h"
@@ -20,11 +18,16 @@ constexpr absl::string_view kRetryInfoType = "type.googleapis.com/google.rpc.Ret
 
 }  // namespace
 
+google::protobuf::Duration ToProtoDuration(absl::Duration duration) {
+  google::protobuf::Duration out;
+  out.set_seconds(absl::IDivDuration(duration, absl::Seconds(1), &duration));
+  out.set_nanos(static_cast<int>(absl::ToInt64Nanoseconds(duration)));
+  return out;
+}
+
 absl::Status RetryLaterError(absl::string_view message, absl::Duration delay) {
   v1::RetryInfo info;
-  info.mutable_retry_delay()->set_seconds(absl::ToInt64Seconds(delay));
-  info.mutable_retry_delay()->set_nanos(
-      static_cast<int>(absl::ToInt64Nanoseconds(delay - absl::Seconds(info.retry_delay().seconds()))));
+  *info.mutable_retry_delay() = ToProtoDuration(delay);
   absl::Status status = absl::ResourceExhaustedError(message);
   status.SetPayload(kRetryInfoType, absl::Cord(info.SerializeAsString()));
   return status;

@@ -1,6 +1,7 @@
 #ifndef NORMD_SERVER_SERVICE_STATUS_CONVERSION_H_
 #define NORMD_SERVER_SERVICE_STATUS_CONVERSION_H_
 
+#include <google/protobuf/duration.pb.h>
 #include <grpcpp/support/status.h>
 
 #include "absl/status/status.h"
@@ -8,6 +9,8 @@
 #include "absl/time/time.h"
 
 namespace normd::service {
+
+google::protobuf::Duration ToProtoDuration(absl::Duration duration);
 
 // RESOURCE_EXHAUSTED with a google.rpc.RetryInfo: nothing is wrong with the call, and after `delay` it may succeed.
 absl::Status RetryLaterError(absl::string_view message, absl::Duration delay);

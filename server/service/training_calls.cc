@@ -6,27 +6,18 @@
 #include "server/registry/training.h"
 #include "server/service/optimizer_conversion.h"
 #include "server/service/tensor_call.h"
+#include "server/service/training_conversion.h"
 
 namespace normd::service {
 namespace {
-
-template <typename Repeated>
-auto ToVector(const Repeated& values) {
-  return std::vector<typename Repeated::value_type>(values.begin(), values.end());
-}
 
 class TrainStepCall final : public TensorCall {
  public:
   // No `y`: none is wanted.
   TrainStepCall(const registry::LayerRegistry* registry, const v1::TrainStepRequest& request, TensorInput x,
                 std::optional<TensorOutput> y)
-      : registry_(registry), x_(std::move(x)), y_(std::move(y)) {
-    input_.layer = request.layer();
+      : registry_(registry), x_(std::move(x)), y_(std::move(y)), input_(ToTrainStepInput(request)) {
     input_.x = x_.view();
-    input_.gamma = ToVector(request.gamma());
-    input_.beta = ToVector(request.beta());
-    input_.skip_update = request.skip_update();
-    input_.request_id = request.request_id();
   }
 
   absl::string_view layer() const override { return input_.layer; }
@@ -36,13 +27,7 @@ class TrainStepCall final : public TensorCall {
     absl::StatusOr<registry::TrainStepResult> result =
         registry::TrainStep(*registry_, input_, control, y_.has_value() ? y_->data() : nullptr);
     if (!result.ok()) return result.status();
-    response_.mutable_batch_mean()->Assign(result->batch_mean.begin(), result->batch_mean.end());
-    response_.mutable_batch_var()->Assign(result->batch_var.begin(), result->batch_var.end());
-    response_.mutable_skipped_channels()->Assign(result->skipped_channels.begin(), result->skipped_channels.end());
-    response_.set_version(result->version);
-    response_.set_content_hash(std::move(result->content_hash));
-    response_.set_num_batches_tracked(result->num_batches_tracked);
-    response_.set_replayed(result->replayed);
+    response_ = ToProto(*result);
     return absl::OkStatus();
   }
 
@@ -82,9 +67,9 @@ class BackwardCall final : public TensorCall {
     input_.x = x_.view();
     input_.dy = dy_.view();
     input_.mode = mode;
-    input_.batch_mean = ToVector(request.batch_mean());
-    input_.batch_var = ToVector(request.batch_var());
-    input_.gamma = ToVector(request.gamma());
+    input_.batch_mean.assign(request.batch_mean().begin(), request.batch_mean().end());
+    input_.batch_var.assign(request.batch_var().begin(), request.batch_var().end());
+    input_.gamma.assign(request.gamma().begin(), request.gamma().end());
     input_.optimizer = ToOptimizerStep(request);
     input_.version = request.version();
     input_.request_id = request.request_id();

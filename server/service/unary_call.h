@@ -37,6 +37,22 @@ class CallObserver {
   virtual void OnCall(const CallRecord& record) = 0;
 };
 
+// CANCELLED or DEADLINE_EXCEEDED, naming the method, once nobody waits for the answer of a call any more.
+absl::Status CheckAlive(const grpc::CallbackServerContext& context, absl::string_view method);
+
+// What `handler`, a function () -> absl::Status, returns, or a status for what it throws: the callback API has no place
+// for exceptions.
+template <typename Handler>
+absl::Status WithoutExceptions(const Handler& handler) {
+  try {
+    return handler();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of memory");
+  } catch (const std::exception& e) {
+    return absl::InternalError(e.what());
+  }
+}
+
 // A unary call in progress: its deadline, and its one end. A cheap handle; context, layer and observer live until
 // Finish. Thread-safe as long as Finish is the last thing that happens.
 class UnaryCall {
@@ -48,29 +64,15 @@ class UnaryCall {
   // The layer that the request names, once that is known.
   void set_layer(absl::string_view layer) { layer_ = layer; }
 
-  // CANCELLED or DEADLINE_EXCEEDED once nobody waits for the answer any more.
-  absl::Status CheckAlive() const;
+  absl::Status CheckAlive() const { return service::CheckAlive(*context_, method_); }
 
   // Runs `handler`, a function () -> absl::Status that fills in the response, unless the call is already over, and
-  // finishes with what it returned and the size that `response_bytes()` then has. Exceptions end here: the callback API
-  // has no place for them.
+  // finishes with what it returned and the size that `response_bytes()` then has.
   template <typename Handler, typename ResponseBytes>
   void Run(const Handler& handler, const ResponseBytes& response_bytes) const {
     absl::Status status = CheckAlive();
     if (status.ok()) status = WithoutExceptions(handler);
     Finish(status, status.ok() ? static_cast<int64_t>(response_bytes()) : 0);
-  }
-
-  // What `handler` returns, or a status for what it throws.
-  template <typename Handler>
-  static absl::Status WithoutExceptions(const Handler& handler) {
-    try {
-      return handler();
-    } catch (const std::bad_alloc&) {
-      return absl::ResourceExhaustedError("out of memory");
-    } catch (const std::exception& e) {
-      return absl::InternalError(e.what());
-    }
   }
 
   // Tells the observer and sends the answer. Once; what the call borrows is gone afterwards.
