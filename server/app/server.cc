@@ -30,6 +30,13 @@ void PrepareGrpc() {
   static_cast<void>(once);
 }
 
+std::unique_ptr<shm::RegionRegistry> NewRegionRegistry(const ServerOptions& options) {
+  if (!options.shared_memory) return nullptr;
+  shm::RegionRegistryOptions limits;
+  limits.max_bytes = options.max_shared_memory_bytes;
+  return std::make_unique<shm::RegionRegistry>(limits);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Logger* logger) {
@@ -47,10 +54,13 @@ Server::Server(const ServerOptions& options, int cores, Logger* logger)
     : logger_(logger),
       call_log_(logger),
       registry_(options.limits, base::Clock::System()),
+      regions_(NewRegionRegistry(options)),
       compute_thread_(static_cast<std::size_t>(options.max_waiting_calls)),
       layer_service_(&registry_, &call_log_),
       normalization_service_(&registry_, &compute_thread_, cores, &call_log_),
-      health_service_({v1::LayerService::service_full_name(), v1::NormalizationService::service_full_name()}) {}
+      shared_memory_service_(regions_.get(), &call_log_),
+      health_service_({v1::LayerService::service_full_name(), v1::NormalizationService::service_full_name(),
+                       v1::SharedMemoryService::service_full_name()}) {}
 
 Server::~Server() {
   if (grpc_server_ != nullptr) Shutdown(absl::ZeroDuration());
@@ -81,6 +91,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   }
   builder.RegisterService(&layer_service_);
   builder.RegisterService(&normalization_service_);
+  builder.RegisterService(&shared_memory_service_);
   builder.RegisterService(&health_service_);
   grpc_server_ = builder.BuildAndStart();
   if (grpc_server_ == nullptr) {
@@ -96,6 +107,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
 void Server::Shutdown(absl::Duration drain_timeout) {
   logger_->Log(LogLevel::kInfo, "stopping", {{"drain_timeout_s", absl::ToDoubleSeconds(drain_timeout)}});
   health_service_.Shutdown();
+  shared_memory_service_.Shutdown();
   grpc_server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(drain_timeout));
   grpc_server_->Wait();
   grpc_server_.reset();  // Waits for handlers that still run.
