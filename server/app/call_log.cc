@@ -6,8 +6,7 @@ namespace normd::app {
 
 void CallLog::OnCall(const service::CallRecord& record) {
   const absl::StatusCode code = record.status.code();
-  const bool our_fault =
-      code == absl::StatusCode::kInternal || code == absl::StatusCode::kUnknown || code == absl::StatusCode::kDataLoss;
+  const bool our_fault = code == absl::StatusCode::kInternal || code == absl::StatusCode::kUnknown;
   const LogLevel level = our_fault ? LogLevel::kError : LogLevel::kDebug;
   if (!logger_->Enabled(level)) return;
   logger_->Log(level, "call",

@@ -40,6 +40,13 @@ int64_t DefaultMemoryBudget() {
   return std::min(machine, base::CgroupMemoryBytes("").value_or(machine)) / 2;
 }
 
+std::unique_ptr<shm::RegionRegistry> NewRegionRegistry(const ServerOptions& options) {
+  if (!options.shared_memory) return nullptr;
+  shm::RegionRegistryOptions limits;
+  limits.max_bytes = options.max_shared_memory_bytes;
+  return std::make_unique<shm::RegionRegistry>(limits);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Logger* logger) {
@@ -57,12 +64,15 @@ Server::Server(const ServerOptions& options, int cores, Logger* logger)
     : logger_(logger),
       call_log_(logger),
       registry_(options.limits, base::Clock::System()),
+      regions_(NewRegionRegistry(options)),
       compute_thread_(static_cast<std::size_t>(options.max_waiting_calls)),
       buffers_(options.memory_budget_bytes > 0 ? options.memory_budget_bytes : DefaultMemoryBudget()),
       executor_(&compute_thread_, cores),
       layer_service_(&registry_, &call_log_),
-      normalization_service_(&registry_, &buffers_, &executor_, &call_log_),
-      health_service_({v1::LayerService::service_full_name(), v1::NormalizationService::service_full_name()}) {}
+      normalization_service_(&registry_, regions_.get(), &buffers_, &executor_, &call_log_),
+      shared_memory_service_(regions_.get(), &call_log_),
+      health_service_({v1::LayerService::service_full_name(), v1::NormalizationService::service_full_name(),
+                       v1::SharedMemoryService::service_full_name()}) {}
 
 Server::~Server() {
   if (grpc_server_ != nullptr) Shutdown(absl::ZeroDuration());
@@ -93,6 +103,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   }
   builder.RegisterService(&layer_service_);
   builder.RegisterService(&normalization_service_);
+  builder.RegisterService(&shared_memory_service_);
   builder.RegisterService(&health_service_);
   grpc_server_ = builder.BuildAndStart();
   if (grpc_server_ == nullptr) {
@@ -109,6 +120,7 @@ void Server::Shutdown(absl::Duration drain_timeout) {
   logger_->Log(LogLevel::kInfo, "stopping", {{"drain_timeout_s", absl::ToDoubleSeconds(drain_timeout)}});
   health_service_.Shutdown();
   normalization_service_.StopStreams();
+  shared_memory_service_.Shutdown();
   grpc_server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(drain_timeout));
   grpc_server_->Wait();
   grpc_server_.reset();  // Waits for handlers that still run.

@@ -116,6 +116,10 @@ class ChunkStream : public TensorStream {
       return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(layer_), "x has ", call.x().data().size(),
                                                      " bytes of data in the call, want them in the chunks"));
     }
+    if (call.x().has_shared_memory() || call.has_y_shared_memory()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          layer::LayerPrefix(layer_), "x or y stands in shared memory, where it need not be sent in chunks"));
+    }
     absl::StatusOr<layer::TensorView> x = ToTensorView(layer_, "x", call.x(), {});
     if (!x.ok()) return x.status();
     if (absl::Status status = Begin(call, *x); !status.ok()) return status;

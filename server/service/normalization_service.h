@@ -28,10 +28,10 @@ class NormalizationServiceImpl final : public RawUnary<RawStreams<v1::Normalizat
  public:
   using RawStream = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
-  // All outlive the service.
-  NormalizationServiceImpl(const registry::LayerRegistry* registry, wire::BufferPool* buffers, TensorExecutor* executor,
-                           CallObserver* observer)
-      : context_{{registry, {buffers, executor}}, executor, observer} {}
+  // All outlive the service. `regions` is null if shared memory is off.
+  NormalizationServiceImpl(const registry::LayerRegistry* registry, const shm::RegionRegistry* regions,
+                           wire::BufferPool* buffers, TensorExecutor* executor, CallObserver* observer)
+      : context_{{registry, {buffers, regions, executor}}, executor, observer} {}
 
   // Ends the streams that wait for more calls, once what they have begun is answered.
   void StopStreams() { open_streams_.Stop(); }

@@ -29,10 +29,15 @@ class TensorCall {
   virtual absl::string_view layer() const = 0;
   // Bytes of tensors that are read and written.
   virtual int64_t bytes() const = 0;
-  // Carries the call out.
-  virtual absl::Status Run(const registry::CallControl& control) = 0;
+  // Carries the call out. DATA_LOSS: a region that it uses was cut short; nothing has changed but for its results.
+  absl::Status Run(const registry::CallControl& control);
   // Writes the fields of the method's response.
   virtual void WriteResult(wire::MessageWriter* writer) = 0;
+
+ protected:
+  virtual absl::Status Compute(const registry::CallControl& control) = 0;
+  // Of all tensors in shared memory.
+  virtual absl::Status CheckNotLost() const = 0;
 };
 
 // What tensor calls need of the server. All outlive the calls.

@@ -1,3 +1,4 @@
+#include <initializer_list>
 #include <optional>
 #include <utility>
 
@@ -11,6 +12,13 @@
 namespace normd::service {
 namespace {
 
+absl::Status CheckAll(std::initializer_list<const TensorInput*> inputs, const std::optional<TensorOutput>& output) {
+  for (const TensorInput* input : inputs) {
+    if (absl::Status status = input->CheckNotLost(); !status.ok()) return status;
+  }
+  return output.has_value() ? output->CheckNotLost() : absl::OkStatus();
+}
+
 class TrainStepCall final : public TensorCall {
  public:
   // No `y`: none is wanted.
@@ -23,7 +31,7 @@ class TrainStepCall final : public TensorCall {
   absl::string_view layer() const override { return input_.layer; }
   int64_t bytes() const override { return x_.size_bytes() * (y_.has_value() ? 2 : 1); }
 
-  absl::Status Run(const registry::CallControl& control) override {
+  absl::Status Compute(const registry::CallControl& control) override {
     absl::StatusOr<registry::TrainStepResult> result =
         registry::TrainStep(*registry_, input_, control, y_.has_value() ? y_->data() : nullptr);
     if (!result.ok()) return result.status();
@@ -35,6 +43,9 @@ class TrainStepCall final : public TensorCall {
     writer->AppendFields(response_);
     if (y_.has_value()) std::move(*y_).Write(v1::TrainStepResponse::kYFieldNumber, writer);
   }
+
+ protected:
+  absl::Status CheckNotLost() const override { return CheckAll({&x_}, y_); }
 
  private:
   const registry::LayerRegistry* const registry_;
@@ -78,7 +89,7 @@ class BackwardCall final : public TensorCall {
   absl::string_view layer() const override { return input_.layer; }
   int64_t bytes() const override { return x_.size_bytes() * (dx_.has_value() ? 2 : 1) + dy_.size_bytes(); }
 
-  absl::Status Run(const registry::CallControl& control) override {
+  absl::Status Compute(const registry::CallControl& control) override {
     absl::StatusOr<registry::BackwardResult> result =
         registry::Backward(*registry_, input_, control, dx_.has_value() ? dx_->data() : nullptr);
     if (!result.ok()) return result.status();
@@ -97,6 +108,9 @@ class BackwardCall final : public TensorCall {
     if (dx_.has_value()) std::move(*dx_).Write(v1::BackwardResponse::kDxFieldNumber, writer);
   }
 
+ protected:
+  absl::Status CheckNotLost() const override { return CheckAll({&x_, &dy_}, dx_); }
+
  private:
   const registry::LayerRegistry* const registry_;
   const TensorInput x_;
@@ -106,11 +120,13 @@ class BackwardCall final : public TensorCall {
   v1::BackwardResponse response_;
 };
 
-// An output like `input` if it is wanted.
-absl::Status MakeOutput(const TensorMemory& memory, bool omit, const TensorInput& input,
+// An output like the first of `inputs`, if one is wanted: in `range`, unless it is null.
+absl::Status MakeOutput(const TensorMemory& memory, absl::string_view layer, bool omit,
+                        const v1::SharedMemoryRange* range, absl::Span<const TensorInput* const> inputs,
                         std::optional<TensorOutput>* output) {
   if (omit) return absl::OkStatus();
-  absl::StatusOr<TensorOutput> made = TensorOutput::Like(memory, input);
+  absl::StatusOr<TensorOutput> made = range != nullptr ? TensorOutput::InRegion(memory, layer, *range, inputs)
+                                                       : TensorOutput::Like(memory, *inputs.front());
   if (!made.ok()) return made.status();
   *output = *std::move(made);
   return absl::OkStatus();
@@ -124,7 +140,9 @@ TensorCallPtr NewTensorCall(const TensorCallContext& context, v1::TrainStepReque
       TensorInput::Load(context.memory, request.layer(), "x", request.has_x(), request.x(), slices, payloads[0]);
   if (!x.ok()) return x.status();
   std::optional<TensorOutput> y;
-  if (absl::Status status = MakeOutput(context.memory, request.omit_output(), *x, &y); !status.ok()) return status;
+  absl::Status status = MakeOutput(context.memory, request.layer(), request.omit_output(),
+                                   request.has_y_shared_memory() ? &request.y_shared_memory() : nullptr, {&*x}, &y);
+  if (!status.ok()) return status;
   return std::make_unique<TrainStepCall>(context.registry, request, *std::move(x), std::move(y));
 }
 
@@ -139,7 +157,10 @@ TensorCallPtr NewTensorCall(const TensorCallContext& context, v1::BackwardReques
   absl::StatusOr<registry::BackwardInput::Mode> mode = ToBackwardMode(request.layer(), request.mode());
   if (!mode.ok()) return mode.status();
   std::optional<TensorOutput> dx;
-  if (absl::Status status = MakeOutput(context.memory, request.omit_dx(), *x, &dx); !status.ok()) return status;
+  absl::Status status =
+      MakeOutput(context.memory, request.layer(), request.omit_dx(),
+                 request.has_dx_shared_memory() ? &request.dx_shared_memory() : nullptr, {&*x, &*dy}, &dx);
+  if (!status.ok()) return status;
   return std::make_unique<BackwardCall>(context.registry, request, *mode, *std::move(x), *std::move(dy), std::move(dx));
 }
 
