@@ -33,14 +33,19 @@ kernels::ChannelParams ChunkNormalizer::Params(int64_t first, int64_t count) con
 }
 
 void ChunkNormalizer::Next(absl::Span<char> chunk, int threads) {
+  At(position_, chunk, threads);
+  position_ += static_cast<int64_t>(chunk.size()) / element_bytes();
+}
+
+void ChunkNormalizer::At(int64_t position, absl::Span<char> chunk, int threads) const {
   const int64_t inner = shape_.inner;
   const int64_t row = shape_.num_channels * inner;
   int64_t left = static_cast<int64_t>(chunk.size()) / element_bytes();
   char* data = chunk.data();
   while (left > 0) {
     // The largest piece from here on that is a tensor of its own: part of a channel, some channels, or whole rows.
-    const int64_t channel = position_ / inner % shape_.num_channels;
-    const int64_t within = position_ % inner;
+    const int64_t channel = position / inner % shape_.num_channels;
+    const int64_t within = position % inner;
     layer::NcsShape piece{.outer = 1, .num_channels = 1, .inner = inner};
     if (within > 0 || left < inner) {
       piece.inner = std::min(left, inner - within);
@@ -55,7 +60,7 @@ void ChunkNormalizer::Next(absl::Span<char> chunk, int threads) {
     view.data = absl::MakeConstSpan(data, static_cast<std::size_t>(piece.size() * element_bytes()));
     Normalize(KernelInput(view, piece), Params(channel, piece.num_channels), threads, data);
     data += view.data.size();
-    position_ += piece.size();
+    position += piece.size();
     left -= piece.size();
   }
 }

@@ -22,6 +22,8 @@ class ChunkNormalizer {
 
   // Normalizes the next elements in place. REQUIRES: whole elements, aligned to one, and no more than remaining_bytes.
   void Next(absl::Span<char> chunk, int threads);
+  // The same with the elements from `position` on. Thread-safe.
+  void At(int64_t position, absl::Span<char> chunk, int threads) const;
 
   int64_t element_bytes() const { return layer::ElementBytes(dtype_); }
   // Bytes of the tensor that have not come yet.

@@ -52,7 +52,7 @@ class ChunkStream : public TensorStream {
   }
 
  private:
-  void OnMessage(const wire::MessageSlices& message) final {
+  void OnMessage(wire::MessageSlices message) final {
     request_bytes_ += static_cast<int64_t>(message.size());
     wire::Buffer chunk;
     absl::Status status = WithoutExceptions([&] { return Decode(message, &chunk); });

@@ -29,11 +29,11 @@ class StepsStream final : public TensorStream {
     std::unique_ptr<TensorCall> call;
   };
 
-  void OnMessage(const wire::MessageSlices& message) override {
+  void OnMessage(wire::MessageSlices message) override {
     auto step = std::make_unique<Step>();
     step->request_bytes = static_cast<int64_t>(message.size());
     absl::Status unreadable;
-    absl::Status status = WithoutExceptions([&] { return Decode(message, step.get(), &unreadable); });
+    absl::Status status = WithoutExceptions([&] { return Decode(std::move(message), step.get(), &unreadable); });
     if (!unreadable.ok()) return End(unreadable);
     if (!status.ok()) return AnswerAndGoOn(*step, status);
     const int64_t bytes = step->call->bytes();
@@ -57,24 +57,19 @@ class StepsStream final : public TensorStream {
   absl::Status OnLastMessage() override { return absl::OkStatus(); }
 
   // `unreadable`: the message is none, which ends the stream. Otherwise the status is the call's.
-  absl::Status Decode(const wire::MessageSlices& message, Step* step, absl::Status* unreadable) {
-    const wire::BufferPool::Reservation received = streams_.call.memory.buffers->Reserve(message.size());
+  absl::Status Decode(wire::MessageSlices slices, Step* step, absl::Status* unreadable) {
+    ReceivedMessage message{.slices = std::move(slices), .payloads = {}};
     v1::StepsRequest request;
-    wire::Payload payloads[wire::kMaxPayloads];
-    *unreadable = wire::SplitMessage(message, wire::kStepsRequestPayloads, &request, absl::MakeSpan(payloads));
+    *unreadable =
+        wire::SplitMessage(message.slices, wire::kStepsRequestPayloads, &request, absl::MakeSpan(message.payloads));
     if (!unreadable->ok()) return *unreadable;
     step->id = request.id();
-    if (!received) {
-      return streams_.executor->Overloaded(
-          absl::StrCat("no memory for a message of ", message.size(), " bytes (--memory-budget)"));
-    }
     const auto take = [&](absl::string_view method, std::uint32_t result_field, auto* call) -> absl::Status {
       step->method = absl::StrCat("Steps.", method);
       step->result_field = result_field;
       step->layer = call->layer();
-      TensorCallPtr made = NewTensorCall(streams_.call, std::move(*call), message, payloads);
-      if (made.ok()) step->call = *std::move(made);
-      return made.status();
+      step->call = NewTensorCall(streams_.call, std::move(*call), std::move(message));
+      return step->call->Admit();
     };
     switch (request.call_case()) {
       case v1::StepsRequest::kTrainStep:

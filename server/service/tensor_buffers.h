@@ -1,6 +1,7 @@
 #ifndef NORMD_SERVER_SERVICE_TENSOR_BUFFERS_H_
 #define NORMD_SERVER_SERVICE_TENSOR_BUFFERS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 
@@ -27,16 +28,38 @@ struct TensorMemory {
   const TensorExecutor* executor;
 };
 
+// The status of what needs `bytes` that are not there, with a hint when to come back.
+absl::Status NoMemory(const TensorMemory& memory, absl::string_view what, std::size_t bytes);
+
+// Where the bytes of a request's tensor are to be found, and what is needed to load them.
+struct TensorSource {
+  const TensorMemory& memory;
+  absl::string_view layer_name;
+  const wire::MessageSlices& slices;
+  wire::Payload payload;
+  // What a buffer may use up first.
+  wire::BufferPool::Reservation* reserved;
+  // That gather.
+  int threads;
+};
+
+// Bytes of a tensor, as far as its message says.
+int64_t TensorBytes(const v1::Tensor& tensor, const wire::Payload& payload);
+// What a buffer for it counts in the budget.
+int64_t BufferBytes(int64_t tensor_bytes);
+
 // A tensor of a request, where the kernels can read it. Its bytes arrive in slices at any alignment and are gathered
 // once into a pooled buffer, or stand in shared memory. Move-only.
 class TensorInput {
  public:
-  // `present`, `tensor` and `payload`: as they stand in the message. INVALID_ARGUMENT: the layer's name is none, the
-  // tensor is missing or in two places, or ToTensorView's. RESOURCE_EXHAUSTED with a hint when to come back: no memory.
-  // Also the statuses of SharedMemoryRange.
-  static absl::StatusOr<TensorInput> Load(const TensorMemory& memory, absl::string_view layer_name,
-                                          absl::string_view what, bool present, const v1::Tensor& tensor,
-                                          const wire::MessageSlices& slices, const wire::Payload& payload);
+  // `present` and `tensor`: as they stand in the message. INVALID_ARGUMENT: the tensor is missing or in two places, or
+  // ToTensorView's. RESOURCE_EXHAUSTED with a hint when to come back: no memory. Also the statuses of
+  // SharedMemoryRange.
+  static absl::StatusOr<TensorInput> Load(const TensorSource& source, absl::string_view what, bool present,
+                                          const v1::Tensor& tensor);
+  // The same, but a tensor in the message is not yet gathered: view() has its size and the place where it belongs.
+  static absl::StatusOr<TensorInput> Prepare(const TensorSource& source, absl::string_view what, bool present,
+                                             const v1::Tensor& tensor);
 
   const layer::TensorView& view() const { return view_; }
   int64_t size_bytes() const { return static_cast<int64_t>(view_.data.size()); }
@@ -57,13 +80,12 @@ class TensorInput {
 class TensorOutput {
  public:
   // Memory of its own. RESOURCE_EXHAUSTED with a hint when to come back: no memory.
-  static absl::StatusOr<TensorOutput> Like(const TensorMemory& memory, const TensorInput& input);
+  static absl::StatusOr<TensorOutput> Like(const TensorSource& source, const TensorInput& input);
   // The input's own memory: what is written replaces what is read. REQUIRES: !input->in_region().
   static TensorOutput InPlaceOf(TensorInput* input);
   // Shared memory, for a result like the first of `inputs`. INVALID_ARGUMENT: it overlaps one of them. Also the
   // statuses of SharedMemoryRange.
-  static absl::StatusOr<TensorOutput> InRegion(const TensorMemory& memory, absl::string_view layer_name,
-                                               const v1::SharedMemoryRange& range,
+  static absl::StatusOr<TensorOutput> InRegion(const TensorSource& source, const v1::SharedMemoryRange& range,
                                                absl::Span<const TensorInput* const> inputs);
 
   char* data() const { return region_.has_value() ? region_->data() : buffer_.data(); }

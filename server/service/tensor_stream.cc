@@ -72,9 +72,9 @@ void TensorStream::OnReadDone(bool ok) {
     End(alive.ok() ? OnLastMessage() : alive);
     return;
   }
-  const wire::MessageSlices message(request_);
+  wire::MessageSlices message(request_);
   request_.Clear();
-  OnMessage(message);
+  OnMessage(std::move(message));
 }
 
 void TensorStream::Answer(grpc::ByteBuffer message) {

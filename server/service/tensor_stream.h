@@ -57,7 +57,7 @@ class TensorStream : public grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::Byte
   ~TensorStream() override = default;
 
   // Handles a message: ends with one call of ReadNext or End, here or later on any thread. Must not throw.
-  virtual void OnMessage(const wire::MessageSlices& message) = 0;
+  virtual void OnMessage(wire::MessageSlices message) = 0;
   // The client has sent all it wanted: the status of the stream.
   virtual absl::Status OnLastMessage() = 0;
 

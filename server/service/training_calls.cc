@@ -1,4 +1,6 @@
+#include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <optional>
 #include <utility>
 
@@ -12,7 +14,18 @@
 namespace normd::service {
 namespace {
 
-absl::Status CheckAll(std::initializer_list<const TensorInput*> inputs, const std::optional<TensorOutput>& output) {
+// Of TrainStep and Backward: an output like the first of `inputs`, in `range` unless that is null.
+absl::Status MakeOutput(const TensorSource& source, const v1::SharedMemoryRange* range,
+                        absl::Span<const TensorInput* const> inputs, std::optional<TensorOutput>* output) {
+  absl::StatusOr<TensorOutput> made =
+      range != nullptr ? TensorOutput::InRegion(source, *range, inputs) : TensorOutput::Like(source, *inputs.front());
+  if (!made.ok()) return made.status();
+  *output = *std::move(made);
+  return absl::OkStatus();
+}
+
+absl::Status CheckAllNotLost(std::initializer_list<const TensorInput*> inputs,
+                             const std::optional<TensorOutput>& output) {
   for (const TensorInput* input : inputs) {
     if (absl::Status status = input->CheckNotLost(); !status.ok()) return status;
   }
@@ -21,23 +34,13 @@ absl::Status CheckAll(std::initializer_list<const TensorInput*> inputs, const st
 
 class TrainStepCall final : public TensorCall {
  public:
-  // No `y`: none is wanted.
-  TrainStepCall(const registry::LayerRegistry* registry, const v1::TrainStepRequest& request, TensorInput x,
-                std::optional<TensorOutput> y)
-      : registry_(registry), x_(std::move(x)), y_(std::move(y)), input_(ToTrainStepInput(request)) {
-    input_.x = x_.view();
-  }
+  TrainStepCall(const TensorCallContext& context, v1::TrainStepRequest request, ReceivedMessage message)
+      : TensorCall(context, std::move(message)),
+        request_(std::move(request)),
+        x_bytes_(TensorBytes(request_.x(), payload(0))) {}
 
-  absl::string_view layer() const override { return input_.layer; }
-  int64_t bytes() const override { return x_.size_bytes() * (y_.has_value() ? 2 : 1); }
-
-  absl::Status Compute(const registry::CallControl& control) override {
-    absl::StatusOr<registry::TrainStepResult> result =
-        registry::TrainStep(*registry_, input_, control, y_.has_value() ? y_->data() : nullptr);
-    if (!result.ok()) return result.status();
-    response_ = ToProto(*result);
-    return absl::OkStatus();
-  }
+  absl::string_view layer() const override { return request_.layer(); }
+  int64_t bytes() const override { return x_bytes_ * (request_.omit_output() ? 1 : 2); }
 
   void WriteResult(wire::MessageWriter* writer) override {
     writer->AppendFields(response_);
@@ -45,13 +48,39 @@ class TrainStepCall final : public TensorCall {
   }
 
  protected:
-  absl::Status CheckNotLost() const override { return CheckAll({&x_}, y_); }
+  int64_t BufferBytes() const override {
+    const bool y_needs_one = !request_.omit_output() && !request_.has_y_shared_memory();
+    const int buffers = (request_.x().has_shared_memory() ? 0 : 1) + (y_needs_one ? 1 : 0);
+    return buffers * service::BufferBytes(x_bytes_);
+  }
+
+  absl::Status Load(int threads) override {
+    const TensorSource source = Source(0, threads);
+    absl::StatusOr<TensorInput> x = TensorInput::Load(source, "x", request_.has_x(), request_.x());
+    if (!x.ok()) return x.status();
+    x_ = *std::move(x);
+    if (request_.omit_output()) return absl::OkStatus();
+    return MakeOutput(source, request_.has_y_shared_memory() ? &request_.y_shared_memory() : nullptr, {&*x_}, &y_);
+  }
+
+  absl::Status Compute(const registry::CallControl& control) override {
+    registry::TrainStepInput input = ToTrainStepInput(request_);
+    input.x = x_->view();
+    absl::StatusOr<registry::TrainStepResult> result =
+        registry::TrainStep(registry(), input, control, y_.has_value() ? y_->data() : nullptr);
+    if (!result.ok()) return result.status();
+    response_ = ToProto(*result);
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckNotLost() const override { return CheckAllNotLost({&*x_}, y_); }
 
  private:
-  const registry::LayerRegistry* const registry_;
-  const TensorInput x_;
+  const v1::TrainStepRequest request_;
+  const int64_t x_bytes_;
+  std::optional<TensorInput> x_;
+  // Absent: none is wanted.
   std::optional<TensorOutput> y_;
-  registry::TrainStepInput input_;
   v1::TrainStepResponse response_;
 };
 
@@ -70,28 +99,57 @@ absl::StatusOr<registry::BackwardInput::Mode> ToBackwardMode(absl::string_view l
 
 class BackwardCall final : public TensorCall {
  public:
-  // No `dx`: none is wanted.
-  BackwardCall(const registry::LayerRegistry* registry, const v1::BackwardRequest& request,
-               registry::BackwardInput::Mode mode, TensorInput x, TensorInput dy, std::optional<TensorOutput> dx)
-      : registry_(registry), x_(std::move(x)), dy_(std::move(dy)), dx_(std::move(dx)) {
-    input_.layer = request.layer();
-    input_.x = x_.view();
-    input_.dy = dy_.view();
-    input_.mode = mode;
-    input_.batch_mean.assign(request.batch_mean().begin(), request.batch_mean().end());
-    input_.batch_var.assign(request.batch_var().begin(), request.batch_var().end());
-    input_.gamma.assign(request.gamma().begin(), request.gamma().end());
-    input_.optimizer = ToOptimizerStep(request);
-    input_.version = request.version();
-    input_.request_id = request.request_id();
+  BackwardCall(const TensorCallContext& context, v1::BackwardRequest request, ReceivedMessage message)
+      : TensorCall(context, std::move(message)),
+        request_(std::move(request)),
+        x_bytes_(TensorBytes(request_.x(), payload(0))),
+        dy_bytes_(TensorBytes(request_.dy(), payload(1))) {}
+
+  absl::string_view layer() const override { return request_.layer(); }
+  int64_t bytes() const override { return x_bytes_ * (request_.omit_dx() ? 1 : 2) + dy_bytes_; }
+
+  void WriteResult(wire::MessageWriter* writer) override {
+    writer->AppendFields(response_);
+    if (dx_.has_value()) std::move(*dx_).Write(v1::BackwardResponse::kDxFieldNumber, writer);
   }
 
-  absl::string_view layer() const override { return input_.layer; }
-  int64_t bytes() const override { return x_.size_bytes() * (dx_.has_value() ? 2 : 1) + dy_.size_bytes(); }
+ protected:
+  int64_t BufferBytes() const override {
+    const bool dx_needs_one = !request_.omit_dx() && !request_.has_dx_shared_memory();
+    const int like_x = (request_.x().has_shared_memory() ? 0 : 1) + (dx_needs_one ? 1 : 0);
+    const int like_dy = request_.dy().has_shared_memory() ? 0 : 1;
+    return like_x * service::BufferBytes(x_bytes_) + like_dy * service::BufferBytes(dy_bytes_);
+  }
+
+  absl::Status Load(int threads) override {
+    const TensorSource source = Source(0, threads);
+    absl::StatusOr<TensorInput> x = TensorInput::Load(source, "x", request_.has_x(), request_.x());
+    if (!x.ok()) return x.status();
+    x_ = *std::move(x);
+    absl::StatusOr<TensorInput> dy = TensorInput::Load(Source(1, threads), "dy", request_.has_dy(), request_.dy());
+    if (!dy.ok()) return dy.status();
+    dy_ = *std::move(dy);
+    if (request_.omit_dx()) return absl::OkStatus();
+    return MakeOutput(source, request_.has_dx_shared_memory() ? &request_.dx_shared_memory() : nullptr, {&*x_, &*dy_},
+                      &dx_);
+  }
 
   absl::Status Compute(const registry::CallControl& control) override {
+    absl::StatusOr<registry::BackwardInput::Mode> mode = ToBackwardMode(layer(), request_.mode());
+    if (!mode.ok()) return mode.status();
+    registry::BackwardInput input;
+    input.layer = request_.layer();
+    input.x = x_->view();
+    input.dy = dy_->view();
+    input.mode = *mode;
+    input.batch_mean.assign(request_.batch_mean().begin(), request_.batch_mean().end());
+    input.batch_var.assign(request_.batch_var().begin(), request_.batch_var().end());
+    input.gamma.assign(request_.gamma().begin(), request_.gamma().end());
+    input.optimizer = ToOptimizerStep(request_);
+    input.version = request_.version();
+    input.request_id = request_.request_id();
     absl::StatusOr<registry::BackwardResult> result =
-        registry::Backward(*registry_, input_, control, dx_.has_value() ? dx_->data() : nullptr);
+        registry::Backward(registry(), input, control, dx_.has_value() ? dx_->data() : nullptr);
     if (!result.ok()) return result.status();
     response_.mutable_dgamma()->Assign(result->dgamma.begin(), result->dgamma.end());
     response_.mutable_dbeta()->Assign(result->dbeta.begin(), result->dbeta.end());
@@ -103,65 +161,29 @@ class BackwardCall final : public TensorCall {
     return absl::OkStatus();
   }
 
-  void WriteResult(wire::MessageWriter* writer) override {
-    writer->AppendFields(response_);
-    if (dx_.has_value()) std::move(*dx_).Write(v1::BackwardResponse::kDxFieldNumber, writer);
-  }
-
- protected:
-  absl::Status CheckNotLost() const override { return CheckAll({&x_, &dy_}, dx_); }
+  absl::Status CheckNotLost() const override { return CheckAllNotLost({&*x_, &*dy_}, dx_); }
 
  private:
-  const registry::LayerRegistry* const registry_;
-  const TensorInput x_;
-  const TensorInput dy_;
+  const v1::BackwardRequest request_;
+  const int64_t x_bytes_;
+  const int64_t dy_bytes_;
+  std::optional<TensorInput> x_;
+  std::optional<TensorInput> dy_;
+  // Absent: none is wanted.
   std::optional<TensorOutput> dx_;
-  registry::BackwardInput input_;
   v1::BackwardResponse response_;
 };
 
-// An output like the first of `inputs`, if one is wanted: in `range`, unless it is null.
-absl::Status MakeOutput(const TensorMemory& memory, absl::string_view layer, bool omit,
-                        const v1::SharedMemoryRange* range, absl::Span<const TensorInput* const> inputs,
-                        std::optional<TensorOutput>* output) {
-  if (omit) return absl::OkStatus();
-  absl::StatusOr<TensorOutput> made = range != nullptr ? TensorOutput::InRegion(memory, layer, *range, inputs)
-                                                       : TensorOutput::Like(memory, *inputs.front());
-  if (!made.ok()) return made.status();
-  *output = *std::move(made);
-  return absl::OkStatus();
-}
-
 }  // namespace
 
-TensorCallPtr NewTensorCall(const TensorCallContext& context, v1::TrainStepRequest request,
-                            const wire::MessageSlices& slices, absl::Span<const wire::Payload> payloads) {
-  absl::StatusOr<TensorInput> x =
-      TensorInput::Load(context.memory, request.layer(), "x", request.has_x(), request.x(), slices, payloads[0]);
-  if (!x.ok()) return x.status();
-  std::optional<TensorOutput> y;
-  absl::Status status = MakeOutput(context.memory, request.layer(), request.omit_output(),
-                                   request.has_y_shared_memory() ? &request.y_shared_memory() : nullptr, {&*x}, &y);
-  if (!status.ok()) return status;
-  return std::make_unique<TrainStepCall>(context.registry, request, *std::move(x), std::move(y));
+std::unique_ptr<TensorCall> NewTensorCall(const TensorCallContext& context, v1::TrainStepRequest request,
+                                          ReceivedMessage message) {
+  return std::make_unique<TrainStepCall>(context, std::move(request), std::move(message));
 }
 
-TensorCallPtr NewTensorCall(const TensorCallContext& context, v1::BackwardRequest request,
-                            const wire::MessageSlices& slices, absl::Span<const wire::Payload> payloads) {
-  absl::StatusOr<TensorInput> x =
-      TensorInput::Load(context.memory, request.layer(), "x", request.has_x(), request.x(), slices, payloads[0]);
-  if (!x.ok()) return x.status();
-  absl::StatusOr<TensorInput> dy =
-      TensorInput::Load(context.memory, request.layer(), "dy", request.has_dy(), request.dy(), slices, payloads[1]);
-  if (!dy.ok()) return dy.status();
-  absl::StatusOr<registry::BackwardInput::Mode> mode = ToBackwardMode(request.layer(), request.mode());
-  if (!mode.ok()) return mode.status();
-  std::optional<TensorOutput> dx;
-  absl::Status status =
-      MakeOutput(context.memory, request.layer(), request.omit_dx(),
-                 request.has_dx_shared_memory() ? &request.dx_shared_memory() : nullptr, {&*x, &*dy}, &dx);
-  if (!status.ok()) return status;
-  return std::make_unique<BackwardCall>(context.registry, request, *mode, *std::move(x), *std::move(dy), std::move(dx));
+std::unique_ptr<TensorCall> NewTensorCall(const TensorCallContext& context, v1::BackwardRequest request,
+                                          ReceivedMessage message) {
+  return std::make_unique<BackwardCall>(context, std::move(request), std::move(message));
 }
 
 }  // namespace normd::service
