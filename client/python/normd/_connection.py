@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import random
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 import grpc  # type: ignore[import]
+from google.protobuf.message import DecodeError
 
-from normd.errors import CancelledError, Code, RetryTimeoutError, error_for
+from normd.errors import CancelledError, Code, Error, RetryTimeoutError, error_for
 from normd.types import RetryPolicy
+from normd.v1 import error_details_pb2
+
+T = TypeVar("T")
 
 
 class Connection:
@@ -38,27 +42,69 @@ class Connection:
         self.channel.close()
 
     def call(self, method: Callable[..., Any], request: Any, timeout: float) -> Any:
-        """Sends `request`, again on UNAVAILABLE while attempts and time are left. Raises Error."""
+        """Sends `request`; see run()."""
+        def attempt(seconds: float) -> Any:
+            return method(request, timeout=seconds)
+
+        return self.run(attempt, timeout)
+
+    def run(self, attempt: Callable[[float], T], timeout: float, *, repeatable: bool = True) -> T:
+        """Calls attempt(seconds left), again while attempts and time are left and the server may yet do it.
+
+        That is after UNAVAILABLE, and after a RESOURCE_EXHAUSTED with a retry hint: the server had no room, and says
+        when it expects some; it has not looked at the call then. A hint is waited for in any case, and the pauses of
+        clients that got the same one differ. With `repeatable` false, UNAVAILABLE ends it: what the attempt was made of
+        may be gone.
+
+        Raises:
+            Error: what the last attempt met, or that there was none that the time allowed.
+        """
         deadline = self._clock() + timeout
         pause = self._retry.initial_backoff
-        attempt = 1
+        number = 1
         while True:
             try:
-                return method(request, timeout=max(deadline - self._clock(), 0.0))
+                return attempt(max(deadline - self._clock(), 0.0))
             except ValueError as closed:
                 # What grpc raises on a closed channel.
-                raise CancelledError(Code.CANCELLED, f"the client is closed ({closed})", attempt) from None
+                raise CancelledError(Code.CANCELLED, f"the client is closed ({closed})", number) from None
             except grpc.RpcError as failure:
-                name, details = failure.code().name, failure.details() or ""
-                if name != "UNAVAILABLE" or attempt >= self._retry.max_attempts:
-                    raise error_for(name, details, attempt) from None
-                wait = random.uniform(0.5, 1.0) * min(pause, self._retry.max_backoff)
-                if self._clock() + wait >= deadline:
-                    message = f"no attempt succeeded within {timeout:g} s; the last: {details}"
-                    raise RetryTimeoutError(Code.UNAVAILABLE, message, attempt) from error_for(name, details, attempt)
+                error = error_of(failure, number)
+            unavailable = error.code is Code.UNAVAILABLE and repeatable
+            no_room = error.code is Code.RESOURCE_EXHAUSTED and error.retry_delay is not None
+            if not (unavailable or no_room) or number >= self._retry.max_attempts:
+                raise error
+            wait = random.uniform(0.5, 1.0) * min(pause, self._retry.max_backoff)
+            if error.retry_delay is not None:
+                wait = max(wait, error.retry_delay * random.uniform(1.0, 1.2))
+            if self._clock() + wait >= deadline:
+                if no_room:
+                    raise error
+                message = f"no attempt succeeded within {timeout:g} s; the last: {error.message}"
+                raise RetryTimeoutError(Code.UNAVAILABLE, message, number, error.retry_delay) from error
             self._sleep(wait)
             pause *= self._retry.multiplier
-            attempt += 1
+            number += 1
+
+
+def error_of(failure: Any, attempts: int = 1) -> Error:
+    """Our exception for a grpc.RpcError."""
+    return error_for(failure.code().name, failure.details() or "", attempts, _retry_delay(failure))
+
+
+def _retry_delay(failure: Any) -> Optional[float]:
+    """Seconds of the google.rpc.RetryInfo among the error's details; None if there is none that can be read."""
+    trailer = dict(failure.trailing_metadata() or ()).get("grpc-status-details-bin")
+    if trailer is None:
+        return None
+    try:
+        for detail in error_details_pb2.ErrorStatus.FromString(trailer).details:
+            if detail.type_url.rpartition("/")[2] == "google.rpc.RetryInfo":
+                info = error_details_pb2.RetryInfo.FromString(detail.value)
+                return max(float(info.retry_delay.seconds + info.retry_delay.nanos * 1e-9), 0.0)
+    except DecodeError:
+        pass
+    return None
 
 
 def check_timeout(timeout: Optional[float], default: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Optional
 
 
 class Code(enum.Enum):
@@ -33,20 +34,22 @@ class Error(Exception):
         code: what kind of failure.
         message: what the server said: the layer, what was got and what was wanted.
         attempts: how often the call was sent.
+        retry_delay: seconds after which the server expects to have room for the call; None if it did not say.
     """
 
-    def __init__(self, code: Code, message: str, attempts: int = 1) -> None:
-        super().__init__(code, message, attempts)
+    def __init__(self, code: Code, message: str, attempts: int = 1, retry_delay: Optional[float] = None) -> None:
+        super().__init__(code, message, attempts, retry_delay)
         self.code = code
         self.message = message
         self.attempts = attempts
+        self.retry_delay = retry_delay
 
     def __str__(self) -> str:
         tries = f" (after {self.attempts} attempts)" if self.attempts > 1 else ""
         return f"{self.code.name}: {self.message}{tries}"
 
-    def __reduce__(self) -> tuple[type[Error], tuple[Code, str, int]]:
-        return type(self), (self.code, self.message, self.attempts)
+    def __reduce__(self) -> tuple[type[Error], tuple[Code, str, int, Optional[float]]]:
+        return type(self), (self.code, self.message, self.attempts, self.retry_delay)
 
 
 class InvalidArgumentError(Error):
@@ -70,7 +73,11 @@ class FailedPreconditionError(Error):
 
 
 class ResourceExhaustedError(Error):
-    """A limit of the server, or of this client's `max_message_bytes`, was met."""
+    """A limit of the server, or of this client's `max_message_bytes`, was met.
+
+    With `retry_delay`, the server only had no room at the time; the call was sent again after such delays, as long as
+    the client's RetryPolicy and the call's timeout allowed.
+    """
 
 
 class CancelledError(Error):
@@ -108,7 +115,7 @@ _CLASSES: dict[Code, type[Error]] = {
 }
 
 
-def error_for(code_name: str, message: str, attempts: int) -> Error:
+def error_for(code_name: str, message: str, attempts: int = 1, retry_delay: Optional[float] = None) -> Error:
     """The exception for a gRPC status code of this name."""
     code = Code.__members__.get(code_name, Code.UNKNOWN)
-    return _CLASSES.get(code, Error)(code, message, attempts)
+    return _CLASSES.get(code, Error)(code, message, attempts, retry_delay)

@@ -193,6 +193,8 @@ Optimizer = Union[SGD, Adam]
 class RetryPolicy:
     """A call that failed with UNAVAILABLE is sent again, with the same request_id, after a pause that grows.
 
+    So is one that the server had no room for, if it said when to come back (Error.retry_delay): not before that.
+
     Attributes:
         max_attempts: in all; 1 means no retry.
         initial_backoff: seconds before the second attempt; the real pause is a random part, from half to all of it.
