@@ -16,6 +16,7 @@ import pytest
 
 import normd
 from conftest import Server
+from normd.v1 import error_details_pb2
 from normd.v1 import normalization_service_pb2 as work_pb2
 from normd.v1 import normalization_service_pb2_grpc as work_grpc
 
@@ -179,6 +180,39 @@ def test_large_tensors_pass(client: normd.Client, layer: str) -> None:
     assert client.infer(layer, x).output.nbytes == x.nbytes
 
 
+@pytest.mark.parametrize("shape", [(6, 3), (40, 3, 200)])
+def test_results_go_to_out(client: normd.Client, layer: str, shape: tuple[int, ...]) -> None:
+    client.create_layer(layer, 3)
+    x = np.random.default_rng(5).standard_normal(shape)
+    for call in (lambda out: client.infer(layer, x, out=out).output,
+                 lambda out: client.denormalize(layer, x, out=out).output,
+                 lambda out: client.train_step(layer, x, skip_update=True, out=out).y,
+                 lambda out: client.backward(layer, x, x, frozen=True, out=out).dx):
+        out = np.empty_like(x)
+        plain = call(None)
+        assert call(out) is out and plain.flags.writeable and plain.flags.c_contiguous
+        np.testing.assert_array_equal(out, plain)
+    want = client.infer(layer, x).output
+    assert client.infer(layer, x, out=x).output is x, "x itself may be overwritten"
+    np.testing.assert_array_equal(x, want)
+
+
+@pytest.mark.parametrize("out, error, message", [
+    (np.empty((6, 3), np.float32), TypeError, "out has dtype float32, want float64"),
+    (np.empty((6, 3), ">f8"), TypeError, "out has dtype >f8, want float64"),
+    (np.empty((3, 6)), ValueError, r"out has shape \(3, 6\), want \(6, 3\)"),
+    (np.empty((3, 6)).T, ValueError, "out is not C-contiguous and writable"),
+    (np.broadcast_to(0.0, (6, 3)), ValueError, "out is not C-contiguous and writable"),
+    ([0.0], TypeError, "out is a list, want a numpy.ndarray")])
+def test_out_must_fit(client: normd.Client, layer: str, out: Any, error: type[Exception], message: str) -> None:
+    client.create_layer(layer, 3)
+    with pytest.raises(error, match=message):
+        client.train_step(layer, X, out=out)
+    with pytest.raises(ValueError, match="returns no tensor"):
+        client.train_step(layer, X, omit_output=True, out=np.empty_like(X))
+    assert client.get_layer(layer).version == 1
+
+
 def test_own_limit_is_a_clear_error(server: Server, layer: str) -> None:
     with normd.Client(server.unix, max_message_bytes=10_000) as client:
         client.create_layer(layer, 3)
@@ -207,6 +241,7 @@ class Flaky(work_grpc.NormalizationServiceServicer):
 
     def __init__(self) -> None:
         self.codes: list[grpc.StatusCode] = []
+        self.details: bytes | None = None
         self.request_ids: list[str] = []
         self.release = threading.Event()
 
@@ -216,6 +251,8 @@ class Flaky(work_grpc.NormalizationServiceServicer):
             code = self.codes.pop(0)
             if code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self.release.wait(20)
+            if self.details is not None:
+                context.set_trailing_metadata((("grpc-status-details-bin", self.details),))
             context.abort(code, f"told to fail with {code.name}")
         return work_pb2.TrainStepResponse(version=7)
 
@@ -285,6 +322,51 @@ def test_deadline_and_timeout_are_told_apart(flaky: tuple[Flaky, str]) -> None:
     assert isinstance(timeout.value.__cause__, normd.UnavailableError)
     again = pickle.loads(pickle.dumps(timeout.value))
     assert (type(again), str(again)) == (type(timeout.value), str(timeout.value))
+
+
+def details_of(delay: float) -> bytes:
+    """google.rpc.Status with a RetryInfo, behind a detail of another kind."""
+    info = error_details_pb2.RetryInfo()
+    info.retry_delay.FromMilliseconds(int(delay * 1000))
+    status = error_details_pb2.ErrorStatus(code=8, message="full")
+    status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+    status.details.add(type_url="type.googleapis.com/google.rpc.RetryInfo", value=info.SerializeToString())
+    return status.SerializeToString()
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
+def test_a_retry_hint_is_waited_for(flaky: tuple[Flaky, str], code: grpc.StatusCode) -> None:
+    service, target = flaky
+    service.codes, service.details = [code] * 3, details_of(2.5)
+    pauses: list[float] = []
+    with normd.Client(target, sleep=pauses.append) as client:
+        assert client.train_step("a", X).version == 7
+    assert len(service.request_ids) == 4 and len(set(service.request_ids)) == 1
+    assert len(pauses) == 3 and all(2.5 <= pause <= 3 for pause in pauses)
+
+
+def test_a_retry_hint_ends_with_the_policy_and_the_time(flaky: tuple[Flaky, str]) -> None:
+    service, target = flaky
+    service.codes, service.details = [grpc.StatusCode.RESOURCE_EXHAUSTED] * 9, details_of(0.25)
+    with normd.Client(target, sleep=lambda seconds: None) as client:
+        with pytest.raises(normd.ResourceExhaustedError, match="after 4 attempts") as caught:
+            client.train_step("a", X)
+        assert (caught.value.attempts, caught.value.retry_delay) == (4, 0.25)
+        with pytest.raises(normd.ResourceExhaustedError) as caught:
+            client.train_step("a", X, timeout=0.2)
+        assert (caught.value.attempts, caught.value.retry_delay) == (1, 0.25)
+        again = pickle.loads(pickle.dumps(caught.value))
+        assert again.retry_delay == 0.25
+    assert len(service.request_ids) == 5
+
+
+@pytest.mark.parametrize("details", [b"\xff\xff", b"", error_details_pb2.ErrorStatus(code=8).SerializeToString()])
+def test_details_without_a_hint(flaky: tuple[Flaky, str], details: bytes) -> None:
+    service, target = flaky
+    service.codes, service.details = [grpc.StatusCode.RESOURCE_EXHAUSTED], details
+    with normd.Client(target) as client, pytest.raises(normd.ResourceExhaustedError) as caught:
+        client.train_step("a", X)
+    assert (caught.value.attempts, caught.value.retry_delay) == (1, None)
 
 
 def test_nobody_listens() -> None:

@@ -1,4 +1,4 @@
-"""NumPy arrays and our values <-> messages of normd.v1."""
+"""Our values <-> messages of normd.v1. Tensors: _tensors.py."""
 
 from __future__ import annotations
 
@@ -8,18 +8,10 @@ from typing import Any, Iterable, Optional, Sequence, Union
 import numpy as np
 
 # Any to mypy: see pyproject.toml.
-from normd.v1 import normalization_service_pb2, resources_pb2, tensor_pb2
+from normd.v1 import normalization_service_pb2, resources_pb2
 from normd.types import (Adam, Averaging, Float64Array, FloatArray, Int64Array, Layer, LayerConfig,
-                         LayerState, Layout, NonFinitePolicy, Optimizer, SGD, TrainingStatistics, VarianceEstimator)
+                         LayerState, NonFinitePolicy, Optimizer, SGD, TrainingStatistics, VarianceEstimator)
 
-# NumPy has no bfloat16: its bits, in a dtype that is mistaken for no other. For normd.torch.
-BFLOAT16_BITS: np.dtype[Any] = np.dtype([("bfloat16", "<i2")])
-_DTYPES: dict[np.dtype[Any], int] = {np.dtype("<f2"): tensor_pb2.DATA_TYPE_FLOAT16,
-                                     np.dtype("<f4"): tensor_pb2.DATA_TYPE_FLOAT32,
-                                     np.dtype("<f8"): tensor_pb2.DATA_TYPE_FLOAT64,
-                                     BFLOAT16_BITS: tensor_pb2.DATA_TYPE_BFLOAT16}
-_NUMPY_DTYPES: dict[int, np.dtype[Any]] = {value: key for key, value in _DTYPES.items()}
-_LAYOUTS = {"channels_first": tensor_pb2.LAYOUT_CHANNELS_FIRST, "channels_last": tensor_pb2.LAYOUT_CHANNELS_LAST}
 _ENUMS = {"averaging": Averaging, "running_var_estimator": VarianceEstimator,
           "normalize_training_with": TrainingStatistics, "non_finite_policy": NonFinitePolicy}
 SETTINGS = ("eps", "averaging", "update_weight", "running_var_estimator", "normalize_training_with", "affine",
@@ -27,25 +19,6 @@ SETTINGS = ("eps", "averaging", "update_weight", "running_var_estimator", "norma
 
 # One value per channel, in any form that NumPy reads.
 PerChannel = Union[Sequence[float], FloatArray]
-
-
-def to_tensor(array: Any, layout: Layout, what: str) -> Any:
-    """A Tensor message. Elements are copied once, in row-major order; `what` names the array in error messages."""
-    values = np.asarray(array)
-    dtype = values.dtype.newbyteorder("<")
-    if dtype not in _DTYPES:
-        raise TypeError(f"{what} has dtype {values.dtype}, want float16, float32 or float64: convert it with .astype()")
-    if layout not in _LAYOUTS:
-        raise ValueError(f"layout is {layout!r}, want 'channels_first' or 'channels_last'")
-    return tensor_pb2.Tensor(dtype=_DTYPES[dtype], shape=values.shape, layout=_LAYOUTS[layout],
-                             data=values.astype(dtype, copy=False).tobytes())
-
-
-def to_array(tensor: Any) -> FloatArray:
-    """A writable array of its own."""
-    dtype = _NUMPY_DTYPES[tensor.dtype]
-    array: FloatArray = np.frombuffer(tensor.data, dtype).reshape(tuple(tensor.shape))
-    return array.astype(dtype.newbyteorder("="), copy=True)
 
 
 def per_channel(values: Iterable[float]) -> Float64Array:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-import uuid
-from typing import Any, Callable, Iterator, Optional, Union
+from typing import Any, Callable, Iterator, Optional, TypeVar, Union
 
 from google.protobuf.field_mask_pb2 import FieldMask
 
-from normd import _convert
+from normd import _calls, _convert
+from normd._calls import TensorCall
 from normd._connection import Connection, check_timeout
 from normd._convert import PerChannel
+from normd._in_band import InBand
 from normd.presets import Preset
 from normd.types import (BackwardResult, FloatArray, InferResult, Layer, LayerState, Layout,
                          Optimizer, RetryPolicy, TrainStepResult)
-from normd.v1 import (layer_service_pb2, layer_service_pb2_grpc,
-                      normalization_service_pb2, normalization_service_pb2_grpc, resources_pb2)
+from normd.v1 import layer_service_pb2, layer_service_pb2_grpc, resources_pb2
+
+R = TypeVar("R")
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 
@@ -26,7 +28,8 @@ class Client:
     Arrays are float16, float32 or float64 of rank 2 to 8, with any strides; another dtype is a TypeError, since nothing
     is cast unasked. NumPy has no bfloat16: normd.torch takes it. Results have the dtype of the input, and what there is
     per channel is float64. C is the layer's num_channels, on dimension 1 (layout "channels_first") or the last one
-    ("channels_last"). What a call returns is a new, writable array.
+    ("channels_last"). What a call returns is a new, writable array; or `out`, if that is given: a C-contiguous array of
+    the result's dtype and shape, which may be the input, and whose elements mean nothing if the call fails.
 
     Every method raises normd.Error, whose subclasses tell the codes apart: NotFoundError for a layer that does not
     exist, InvalidArgumentError for what does not fit it (nothing has changed then), UnavailableError for a server that
@@ -51,7 +54,7 @@ class Client:
         self._timeout = timeout
         self._connection = Connection(target, retry, max_message_bytes, sleep)
         self._layers = layer_service_pb2_grpc.LayerServiceStub(self._connection.channel)
-        self._work = normalization_service_pb2_grpc.NormalizationServiceStub(self._connection.channel)
+        self._transport = InBand(self._connection)
 
     @property
     def target(self) -> str:
@@ -105,7 +108,7 @@ class Client:
         request = layer_service_pb2.CreateLayerRequest(
             name=name, config=_convert.to_config(num_channels, settings), preset=preset,
             initial_state=None if initial_state is None else _convert.to_state(initial_state),
-            request_id=_request_id(request_id))
+            request_id=_calls.request_id(request_id))
         return _convert.from_layer(self._call(self._layers.CreateLayer, request, timeout).layer)
 
     def get_layer(self, name: str, *, with_state: bool = True, timeout: Optional[float] = None) -> Layer:
@@ -143,13 +146,13 @@ class Client:
         """
         request = layer_service_pb2.UpdateLayerRequest(
             name=name, config=_convert.to_config(None, settings), update_mask=FieldMask(paths=list(settings)),
-            etag=etag, request_id=_request_id(request_id))
+            etag=etag, request_id=_calls.request_id(request_id))
         return _convert.from_layer(self._call(self._layers.UpdateLayer, request, timeout).layer)
 
     def delete_layer(self, name: str, *, etag: str = "", request_id: Optional[str] = None,
                      timeout: Optional[float] = None) -> None:
         """Deletes a layer and what it has learned."""
-        request = layer_service_pb2.DeleteLayerRequest(name=name, etag=etag, request_id=_request_id(request_id))
+        request = layer_service_pb2.DeleteLayerRequest(name=name, etag=etag, request_id=_calls.request_id(request_id))
         self._call(self._layers.DeleteLayer, request, timeout)
 
     def reset_statistics(self, name: str, *, expected_version: int = 0, request_id: Optional[str] = None,
@@ -160,7 +163,7 @@ class Client:
             AbortedError: `expected_version` is given, and the layer has changed since.
         """
         request = layer_service_pb2.ResetStatisticsRequest(name=name, expected_version=expected_version,
-                                                           request_id=_request_id(request_id))
+                                                           request_id=_calls.request_id(request_id))
         return _convert.from_layer(self._call(self._layers.ResetStatistics, request, timeout).layer)
 
     def set_state(self, name: str, state: LayerState, *, expected_version: int = 0, reset_optimizer: bool = False,
@@ -172,7 +175,7 @@ class Client:
         """
         request = layer_service_pb2.SetStateRequest(
             name=name, state=_convert.to_state(state), expected_version=expected_version,
-            reset_optimizer=reset_optimizer, request_id=_request_id(request_id))
+            reset_optimizer=reset_optimizer, request_id=_calls.request_id(request_id))
         return _convert.from_layer(self._call(self._layers.SetState, request, timeout).layer)
 
     # The work of layers.
@@ -180,7 +183,7 @@ class Client:
     def train_step(self, layer: str, x: FloatArray, *, layout: Layout = "channels_first",
                    gamma: Optional[PerChannel] = None, beta: Optional[PerChannel] = None, omit_output: bool = False,
                    skip_update: bool = False, request_id: Optional[str] = None,
-                   timeout: Optional[float] = None) -> TrainStepResult:
+                   out: Optional[FloatArray] = None, timeout: Optional[float] = None) -> TrainStepResult:
         """Normalizes a batch in training mode and folds its statistics into the layer, in one atomic step.
 
         Args:
@@ -193,48 +196,32 @@ class Client:
             InvalidArgumentError: also for NaN or infinity (non_finite_policy REJECT), and for one value per channel
                 where running_var divides by n - 1.
         """
-        request = normalization_service_pb2.TrainStepRequest(
-            layer=layer, x=_convert.to_tensor(x, layout, "x"), gamma=_convert.to_doubles(gamma, "gamma"),
-            beta=_convert.to_doubles(beta, "beta"), omit_output=omit_output, skip_update=skip_update,
-            request_id=_request_id(request_id))
-        answer = self._call(self._work.TrainStep, request, timeout)
-        return TrainStepResult(
-            y=_convert.to_array(answer.y) if answer.HasField("y") else None,
-            batch_mean=_convert.per_channel(answer.batch_mean), batch_var=_convert.per_channel(answer.batch_var),
-            version=answer.version, content_hash=answer.content_hash, num_batches_tracked=answer.num_batches_tracked,
-            skipped_channels=_convert.indices(answer.skipped_channels), replayed=answer.replayed)
+        call = _calls.train_step(layer, x, layout, gamma, beta, omit_output, skip_update, request_id)
+        return self._carry_out(call, out, timeout)
 
     def infer(self, layer: str, x: FloatArray, *, layout: Layout = "channels_first", version: int = 0,
-              timeout: Optional[float] = None) -> InferResult:
+              out: Optional[FloatArray] = None, timeout: Optional[float] = None) -> InferResult:
         """Normalizes x, (N, C, ...), with the running statistics. Changes nothing.
 
         Raises:
             FailedPreconditionError: `version` is given, and the layer is at another one.
         """
-        request = normalization_service_pb2.InferRequest(layer=layer, x=_convert.to_tensor(x, layout, "x"),
-                                                         version=version)
-        answer = self._call(self._work.Infer, request, timeout)
-        return InferResult(output=_convert.to_array(answer.y), version=answer.version,
-                           content_hash=answer.content_hash)
+        return self._carry_out(_calls.infer(layer, x, layout, version), out, timeout)
 
     def denormalize(self, layer: str, y: FloatArray, *, layout: Layout = "channels_first", version: int = 0,
-                    timeout: Optional[float] = None) -> InferResult:
+                    out: Optional[FloatArray] = None, timeout: Optional[float] = None) -> InferResult:
         """The inverse of infer: x = (y - beta) / (gamma * inv_std) + mean. Changes nothing.
 
         Raises:
             FailedPreconditionError: a gamma is 0, or the layer keeps no running statistics, or is at another version.
         """
-        request = normalization_service_pb2.DenormalizeRequest(layer=layer, y=_convert.to_tensor(y, layout, "y"),
-                                                               version=version)
-        answer = self._call(self._work.Denormalize, request, timeout)
-        return InferResult(output=_convert.to_array(answer.x), version=answer.version,
-                           content_hash=answer.content_hash)
+        return self._carry_out(_calls.denormalize(layer, y, layout, version), out, timeout)
 
     def backward(self, layer: str, x: FloatArray, dy: FloatArray, *, layout: Layout = "channels_first",
                  batch_mean: Optional[PerChannel] = None, batch_var: Optional[PerChannel] = None,
                  frozen: bool = False, gamma: Optional[PerChannel] = None, optimizer: Optional[Optimizer] = None,
                  omit_dx: bool = False, version: int = 0, request_id: Optional[str] = None,
-                 timeout: Optional[float] = None) -> BackwardResult:
+                 out: Optional[FloatArray] = None, timeout: Optional[float] = None) -> BackwardResult:
         """Gradients of x, gamma and beta; with an optimizer, also its step on the layer's gamma and beta.
 
         Args:
@@ -251,31 +238,20 @@ class Client:
             FailedPreconditionError: the layer's output in this mode does not come from these statistics, or it is at
                 another version.
         """
-        modes = normalization_service_pb2
-        request = normalization_service_pb2.BackwardRequest(
-            layer=layer, x=_convert.to_tensor(x, layout, "x"), dy=_convert.to_tensor(dy, layout, "dy"),
-            mode=modes.BACKWARD_MODE_FROZEN if frozen else modes.BACKWARD_MODE_TRAINING,
-            batch_mean=_convert.to_doubles(batch_mean, "batch_mean"),
-            batch_var=_convert.to_doubles(batch_var, "batch_var"), gamma=_convert.to_doubles(gamma, "gamma"),
-            omit_dx=omit_dx, version=version, request_id=_request_id(request_id))
-        _convert.set_optimizer(request, optimizer)
-        answer = self._call(self._work.Backward, request, timeout)
-        return BackwardResult(
-            dx=_convert.to_array(answer.dx) if answer.HasField("dx") else None,
-            dgamma=_convert.per_channel(answer.dgamma), dbeta=_convert.per_channel(answer.dbeta),
-            gamma=_convert.per_channel(answer.gamma), beta=_convert.per_channel(answer.beta),
-            version=answer.version, content_hash=answer.content_hash, replayed=answer.replayed)
+        call = _calls.backward(layer, x, dy, layout, batch_mean, batch_var, frozen, gamma, optimizer, omit_dx, version,
+                               request_id)
+        return self._carry_out(call, out, timeout)
 
     def _call(self, method: Callable[..., Any], request: Any, timeout: Optional[float]) -> Any:
         return self._connection.call(method, request, check_timeout(timeout, self._timeout))
 
+    def _carry_out(self, call: TensorCall[R], out: Optional[FloatArray], timeout: Optional[float]) -> R:
+        call.check_out(out)
+        return self._transport.run(call, out, check_timeout(timeout, self._timeout))
+
 
 def _connect(settings: dict[str, Any]) -> Client:
     return Client(**settings)
-
-
-def _request_id(given: Optional[str]) -> str:
-    return str(uuid.uuid4()) if given is None else given
 
 
 def _view(with_state: bool) -> int:

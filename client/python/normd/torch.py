@@ -28,7 +28,7 @@ import torch
 
 from normd.client import Client
 from normd._content_hash import content_hash
-from normd._convert import BFLOAT16_BITS
+from normd._tensors import BFLOAT16_BITS
 from normd.errors import AlreadyExistsError, FailedPreconditionError
 from normd.types import (Averaging, BackwardResult, Float64Array, FloatArray, Layer, LayerState, Layout, Optimizer,
                          TrainingStatistics, VarianceEstimator)
