@@ -14,7 +14,7 @@ from normd._content_hash import content_hash
 from normd.client import Client
 from normd.errors import (AbortedError, AlreadyExistsError, CancelledError, Code, DeadlineExceededError, Error,
                           FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError,
-                          RetryTimeoutError, UnavailableError)
+                          RetryTimeoutError, TransportWarning, UnavailableError)
 from normd.presets import Preset
 from normd.types import (SGD, Adam, AdamW, Averaging, BackwardResult, InferResult, Layer, LayerConfig, LayerState,
                          Layout, NonFinitePolicy, Optimizer, RetryPolicy, TrainingStatistics, TrainStepResult,
@@ -27,5 +27,5 @@ __all__ = [
     "Client", "Code", "DeadlineExceededError", "Error", "FailedPreconditionError", "InferResult",
     "InvalidArgumentError", "Layer", "LayerConfig", "LayerState", "Layout", "NonFinitePolicy", "NotFoundError",
     "Optimizer", "Preset", "ResourceExhaustedError", "RetryPolicy", "RetryTimeoutError", "TrainStepResult",
-    "TrainingStatistics", "UnavailableError", "VarianceEstimator", "content_hash", "presets",
+    "TrainingStatistics", "TransportWarning", "UnavailableError", "VarianceEstimator", "content_hash", "presets",
 ]

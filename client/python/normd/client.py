@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Iterator, Optional, TypeVar, Union
+from typing import Any, Callable, Iterator, Literal, Optional, Sequence, TypeVar, Union
 
+import numpy as np
 from google.protobuf.field_mask_pb2 import FieldMask
+from numpy.typing import DTypeLike
 
 from normd import _calls, _convert
 from normd._calls import TensorCall
 from normd._connection import Connection, check_timeout
 from normd._convert import PerChannel
 from normd._in_band import InBand
+from normd._shared_memory import SharedMemory
 from normd.presets import Preset
 from normd.types import (BackwardResult, FloatArray, InferResult, Layer, LayerState, Layout,
                          Optimizer, RetryPolicy, TrainStepResult)
 from normd.v1 import layer_service_pb2, layer_service_pb2_grpc, resources_pb2
 
 R = TypeVar("R")
+
+# How tensors get to the server.
+Transport = Literal["grpc", "shm"]
 
 DEFAULT_TARGET = "127.0.0.1:50051"
 
@@ -44,17 +50,31 @@ class Client:
         timeout: seconds for a call that sets none of its own, counting all attempts and pauses together.
         retry: when to try again.
         max_message_bytes: largest message to send and receive; the server has a limit of its own.
+        transport: "grpc", or "shm": tensors of 64 KiB and more stand in memory that this process and the server share,
+            instead of travelling through the socket. For a server on this host that was started with --shared-memory;
+            with any other there is one TransportWarning, and the client goes on as with "grpc". An array is copied
+            once, and results lie in that memory, as do arrays that empty() makes; those are not copied at all.
         sleep: used between attempts; for tests.
+
+    With transport "shm", three things differ. Results are shared with children of a fork, not copied. After a call that
+    timed out, was cancelled or lost the connection, the server may for a while still read and write arrays in shared
+    memory that it was given (arrays of empty(), earlier results): take new ones then. And a call whose `out` is such an
+    array is not repeated after UNAVAILABLE.
     """
 
     def __init__(self, target: str = DEFAULT_TARGET, *, timeout: float = 30.0, retry: RetryPolicy = RetryPolicy(),
-                 max_message_bytes: int = 1 << 30, sleep: Callable[[float], None] = time.sleep) -> None:
+                 max_message_bytes: int = 1 << 30, transport: Transport = "grpc",
+                 sleep: Callable[[float], None] = time.sleep) -> None:
+        if transport not in ("grpc", "shm"):
+            raise ValueError(f"transport is {transport!r}, want 'grpc' or 'shm'")
         self._settings = {"target": target, "timeout": check_timeout(timeout, timeout), "retry": retry,
-                          "max_message_bytes": max_message_bytes}
+                          "max_message_bytes": max_message_bytes, "transport": transport}
         self._timeout = timeout
         self._connection = Connection(target, retry, max_message_bytes, sleep)
         self._layers = layer_service_pb2_grpc.LayerServiceStub(self._connection.channel)
-        self._transport = InBand(self._connection)
+        in_band = InBand(self._connection)
+        self._shared = SharedMemory(self._connection, in_band) if transport == "shm" else None
+        self._transport: Union[InBand, SharedMemory] = self._shared or in_band
 
     @property
     def target(self) -> str:
@@ -63,6 +83,8 @@ class Client:
 
     def close(self) -> None:
         """Ends the connection; calls under way fail with CANCELLED. May be called again."""
+        if self._shared is not None:
+            self._shared.close()
         self._connection.close()
 
     def __enter__(self) -> Client:
@@ -179,6 +201,15 @@ class Client:
         return _convert.from_layer(self._call(self._layers.SetState, request, timeout).layer)
 
     # The work of layers.
+
+    def empty(self, shape: Union[int, Sequence[int]], dtype: DTypeLike = np.float32, *,
+              timeout: Optional[float] = None) -> FloatArray:
+        """An array to fill and pass to a call, as numpy.empty makes it; with transport "shm", in shared memory."""
+        kind: np.dtype[Any] = np.dtype(dtype)
+        extents = (shape,) if isinstance(shape, int) else tuple(shape)
+        if self._shared is None:
+            return np.empty(extents, kind)
+        return self._shared.empty(extents, kind, check_timeout(timeout, self._timeout))
 
     def train_step(self, layer: str, x: FloatArray, *, layout: Layout = "channels_first",
                    gamma: Optional[PerChannel] = None, beta: Optional[PerChannel] = None, omit_output: bool = False,

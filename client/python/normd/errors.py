@@ -52,6 +52,10 @@ class Error(Exception):
         return type(self), (self.code, self.message, self.attempts, self.retry_delay)
 
 
+class TransportWarning(UserWarning):
+    """A client that was asked for shared memory goes on without: calls work, and large ones take longer."""
+
+
 class InvalidArgumentError(Error):
     """The request does not fit the layer or itself; sending it again cannot help."""
 
