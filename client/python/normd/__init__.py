@@ -11,6 +11,8 @@ needs no torch.
 
 from normd import presets
 from normd._content_hash import content_hash
+from normd._steps import Steps
+from normd._streams import InferStream, TrainStepStream
 from normd.client import Client
 from normd.errors import (AbortedError, AlreadyExistsError, CancelledError, Code, DeadlineExceededError, Error,
                           FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError,
@@ -24,8 +26,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "SGD", "AbortedError", "Adam", "AdamW", "AlreadyExistsError", "Averaging", "BackwardResult", "CancelledError",
-    "Client", "Code", "DeadlineExceededError", "Error", "FailedPreconditionError", "InferResult",
+    "Client", "Code", "DeadlineExceededError", "Error", "FailedPreconditionError", "InferResult", "InferStream",
     "InvalidArgumentError", "Layer", "LayerConfig", "LayerState", "Layout", "NonFinitePolicy", "NotFoundError",
-    "Optimizer", "Preset", "ResourceExhaustedError", "RetryPolicy", "RetryTimeoutError", "TrainStepResult",
-    "TrainingStatistics", "TransportWarning", "UnavailableError", "VarianceEstimator", "content_hash", "presets",
+    "Optimizer", "Preset", "ResourceExhaustedError", "RetryPolicy", "RetryTimeoutError", "Steps", "TrainStepResult",
+    "TrainStepStream", "TrainingStatistics", "TransportWarning", "UnavailableError", "VarianceEstimator",
+    "content_hash", "presets",
 ]

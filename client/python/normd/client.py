@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Iterator, Literal, Optional, Sequence, TypeVar, Union
+from typing import Any, Callable, Iterable, Iterator, Literal, Optional, Sequence, TypeVar, Union
 
 import numpy as np
 from google.protobuf.field_mask_pb2 import FieldMask
 from numpy.typing import DTypeLike
 
-from normd import _calls, _convert
+from normd import _calls, _convert, _streams
 from normd._calls import TensorCall
 from normd._connection import Connection, check_timeout
 from normd._convert import PerChannel
-from normd._in_band import InBand
+from normd._in_band import SERVICE, InBand
 from normd._shared_memory import SharedMemory
+from normd._steps import Steps
+from normd._streams import Chunk, InferStream, TrainStepStream
 from normd.presets import Preset
 from normd.types import (BackwardResult, FloatArray, InferResult, Layer, LayerState, Layout,
                          Optimizer, RetryPolicy, TrainStepResult)
-from normd.v1 import layer_service_pb2, layer_service_pb2_grpc, resources_pb2
+from normd.v1 import layer_service_pb2, layer_service_pb2_grpc, normalization_service_pb2, resources_pb2
 
 R = TypeVar("R")
 
@@ -273,6 +275,79 @@ class Client:
                                request_id)
         return self._carry_out(call, out, timeout)
 
+    # Streams.
+
+    def steps(self, *, timeout: Optional[float] = None, max_in_flight: int = 16) -> Steps:
+        """Many calls on one stream, without the wait for an answer between them: see Steps. Always through the socket.
+
+            >>> with client.steps() as steps:
+            ...     futures = [steps.train_step("net.bn1", x, omit_output=True) for x in batches]
+            >>> futures[-1].result().version
+
+        Args:
+            timeout: seconds for all of it; None: no limit.
+            max_in_flight: calls that may be on their way.
+        """
+        return Steps(self._stream("Steps"), _stream_timeout(timeout), max_in_flight)
+
+    def infer_stream(self, layer: str, chunks: Iterable[Chunk], *, shape: Sequence[int], dtype: DTypeLike,
+                     layout: Layout = "channels_first", version: int = 0,
+                     timeout: Optional[float] = None) -> InferStream:
+        """infer for a tensor of any size, in chunks, in constant memory here and there: an iterator over results.
+
+            >>> chunks = (x[i:i + 32] for i in range(0, len(x), 32))        # x: a numpy.memmap, say
+            >>> for y in client.infer_stream("net.bn1", chunks, shape=x.shape, dtype=x.dtype):
+            ...     file.write(y)
+
+        One version of the layer answers for all chunks. Nothing is sent again: a stream that fails has failed.
+
+        Args:
+            chunks: the elements in row-major order, cut anywhere: arrays of `dtype` and any shape, each of which comes
+                back in its shape, or buffers of whole little-endian elements, which come back as 1-D arrays. Empty ones
+                are left out. A thread of grpc's iterates over them, some chunks ahead of the results.
+            shape, dtype: of the whole tensor.
+            version: the version that must answer; 0: the newest.
+            timeout: seconds for all of it; None: no limit.
+
+        Raises, from the iterator:
+            Error: what infer raises.
+            ValueError, TypeError: the chunks are not the elements of such a tensor.
+            Exception: whatever the iteration over `chunks` raises.
+        """
+        call = normalization_service_pb2.InferRequest(layer=layer, version=version)
+        whole = _streams.whole(call, tuple(shape), dtype, layout)
+        return InferStream(self._stream("InferStream"), call, whole, chunks, _stream_timeout(timeout))
+
+    def train_step_stream(self, layer: str, source: Callable[[], Iterable[Chunk]], *, shape: Sequence[int],
+                          dtype: DTypeLike, layout: Layout = "channels_first", gamma: Optional[PerChannel] = None,
+                          beta: Optional[PerChannel] = None, omit_output: bool = False, skip_update: bool = False,
+                          request_id: Optional[str] = None, timeout: Optional[float] = None) -> TrainStepStream:
+        """train_step for a batch of any size, in chunks: returns when the step is done; then y is read from what it returns.
+
+            >>> def batch():
+            ...     return (x[i:i + 32] for i in range(0, len(x), 32))
+            >>> with client.train_step_stream("net.bn1", batch, shape=x.shape, dtype=x.dtype) as stream:
+            ...     print(stream.step.version)
+            ...     for y in stream:
+            ...         file.write(y)
+
+        Args:
+            source: called once for the statistics, and unless `omit_output` is set once more for y; returns the same
+                chunks each time, as infer_stream wants them.
+            omit_output: y is not wanted: one pass.
+            timeout: seconds for all of it; None: no limit.
+
+        Raises:
+            Error, ValueError, TypeError, Exception: as infer_stream and train_step; after a failure of the first pass
+                the layer is as it was.
+        """
+        call = _calls.train_step_request(layer, gamma, beta, omit_output, skip_update, request_id)
+        whole = _streams.whole(call, tuple(shape), dtype, layout)
+        return TrainStepStream(self._stream("TrainStepStream"), call, whole, source, _stream_timeout(timeout))
+
+    def _stream(self, method: str) -> Any:
+        return self._connection.channel.stream_stream(SERVICE + method)
+
     def _call(self, method: Callable[..., Any], request: Any, timeout: Optional[float]) -> Any:
         return self._connection.call(method, request, check_timeout(timeout, self._timeout))
 
@@ -283,6 +358,10 @@ class Client:
 
 def _connect(settings: dict[str, Any]) -> Client:
     return Client(**settings)
+
+
+def _stream_timeout(timeout: Optional[float]) -> Optional[float]:
+    return None if timeout is None else check_timeout(timeout, timeout)
 
 
 def _view(with_state: bool) -> int:
