@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, NamedTuple
 
@@ -36,13 +37,13 @@ class Server(NamedTuple):
     unix: str
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("normd")
+@contextmanager
+def running(folder: Path, *flags: str) -> Iterator[Server]:
+    """A server with these flags, in a folder of its own."""
     socket = folder / "normd.sock"
     log = folder / "log"
     with log.open("w") as stderr:
-        process = subprocess.Popen([normd_binary(), "--listen", "127.0.0.1:0", "--unix-socket", socket],
+        process = subprocess.Popen([normd_binary(), "--listen", "127.0.0.1:0", "--unix-socket", socket, *flags],
                                    stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert process.stdout is not None
     addresses: list[str] = []
@@ -56,6 +57,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield Server(tcp=next(a for a in addresses if not a.startswith("unix:")), unix=f"unix:{socket}")
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=30) == 0, f"the server ended badly: {log.read_text()[-4000:]}"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("normd")) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

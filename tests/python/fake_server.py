@@ -142,6 +142,10 @@ class FakeServer(work_grpc.NormalizationServiceServicer, memory_grpc.SharedMemor
         x = self.read(getattr(request, name))
         layout = "channels_last" if getattr(request, name).layout == 2 else "channels_first"
         self.hook(request)
+        inputs = {getattr(request, field).shared_memory.region for field in ("x", "y", "dy") if hasattr(request, field)}
+        results = {place.region for field, place in request.ListFields() if field.name.endswith("_shared_memory")}
+        if inputs & results:
+            raise Failure(grpc.StatusCode.INVALID_ARGUMENT, "the result overlaps an input")
         answer = getattr(work_pb2, method + "Response")()
         if method == "TrainStep":
             mean, var, _ = support.moments(x, layout)

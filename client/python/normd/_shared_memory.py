@@ -1,7 +1,7 @@
 """Tensor calls whose tensors stand in shared memory: the message says where, and the server works there.
 
 An array of the caller's is copied to a region once; one that lies in a region already (Client.empty, an earlier result)
-is not copied at all. The result is written over the copy, or to a region of its own, and handed out as an array there.
+is not copied at all. The result is written to a region of its own, and handed out as an array there.
 
 What a call must not do is to trust memory that an earlier one may still use. When a call ends by a time-out, a
 cancellation or a lost connection, the server may be at it still, so every region that it named is discarded
@@ -23,7 +23,7 @@ from normd import _tensors
 from normd._calls import Input, TensorCall
 from normd._connection import Connection
 from normd._in_band import SERVICE, InBand
-from normd._regions import Lease, NoRoom, Refused, Region, Regions
+from normd._regions import NoRoom, Refused, Region, Regions
 from normd.errors import Code, Error, TransportWarning
 from normd.types import FloatArray
 from normd.v1 import normalization_service_pb2 as work_pb
@@ -40,11 +40,10 @@ _ENDED = {grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.Stat
 
 
 class _Place(NamedTuple):
-    """Where a tensor stands. `lease` is None if it is the caller's own array."""
+    """Where a tensor stands. The array keeps it there."""
 
     array: FloatArray
     region: Region
-    lease: Optional[Lease]
 
     def range(self) -> Any:
         """For the message."""
@@ -147,28 +146,22 @@ class SharedMemory:
         if tensor.array.dtype == tensor.dtype:
             region = self._regions.find(tensor.array)
             if region is not None:
-                return _Place(tensor.array, region, None)
+                return _Place(tensor.array, region)
         place = self._new_place(tensor, deadline)
         _tensors.copy_elements(place.array, tensor.array)
         return place
 
     def _target(self, call: TensorCall[R], out: Optional[FloatArray], places: list[_Place], deadline: float) -> _Place:
-        """Where the result goes: to `out` if that lies in a region, over our own copy, or to a region of its own."""
-        if out is not None:
+        """Where the result goes: to `out` if that lies in a region, apart from the inputs, or to a region of its own."""
+        if out is not None and not any(np.may_share_memory(out, place.array) for place in places):
             region = self._regions.find(out)
-            # Over the last input the server writes; over half of it, or over another, it does not.
-            apart = all(not np.may_share_memory(out, place.array) for place in places[:-1])
-            last = places[-1].array
-            same = out.ctypes.data == last.ctypes.data and out.nbytes == last.nbytes
-            if region is not None and apart and (same or not np.may_share_memory(out, last)):
-                return _Place(out, region, None)
-        if places[-1].lease is not None:
-            return places[-1]
+            if region is not None:
+                return _Place(out, region)
         return self._new_place(call.inputs[0], deadline)
 
     def _new_place(self, like: Input, deadline: float) -> _Place:
         lease = self._regions.acquire(like.array.nbytes, _left(deadline))
-        return _Place(lease.array(like.array.shape, like.dtype), lease.region, lease)
+        return _Place(lease.array(like.array.shape, like.dtype), lease.region)
 
     def _replace(self, error: Error, used: list[Region], repeatable: bool, seconds: float) -> bool:
         """After an error that a lost region explains: discards it; whether another attempt makes sense."""
