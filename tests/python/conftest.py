@@ -38,8 +38,8 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def running(folder: Path, *flags: str) -> Iterator[Server]:
-    """A server with these flags, in a folder of its own."""
+def running(folder: Path, *flags: str, end: signal.Signals = signal.SIGTERM) -> Iterator[Server]:
+    """A server with these flags, in a folder of its own, that is ended by a signal."""
     socket = folder / "normd.sock"
     log = folder / "log"
     with log.open("w") as stderr:
@@ -55,8 +55,8 @@ def running(folder: Path, *flags: str) -> Iterator[Server]:
             break
     assert len(addresses) == 2, f"the server did not start: {log.read_text()}"
     yield Server(tcp=next(a for a in addresses if not a.startswith("unix:")), unix=f"unix:{socket}")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 0, f"the server ended badly: {log.read_text()[-4000:]}"
+    process.send_signal(end)
+    assert process.wait(timeout=30) == (0 if end is signal.SIGTERM else -end), f"the server ended badly: {log.read_text()[-4000:]}"
 
 
 @pytest.fixture(scope="session")

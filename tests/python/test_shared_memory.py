@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import pickle
 import threading
 import time
 import warnings
@@ -39,7 +40,7 @@ def client(fake: FakeServer) -> Iterator[normd.Client]:
         warnings.simplefilter("error")
         with normd.Client(target, transport="shm", timeout=20, sleep=lambda seconds: None) as connected:
             yield connected
-    assert not [name for name in os.listdir("/dev/shm") if name.startswith("normd-")], "a name is left"
+    assert support.shared_memory_of(os.getpid()) == []
 
 
 def count(fake: FakeServer, method: str) -> int:
@@ -313,6 +314,11 @@ def test_results_outlive_the_client(fake: FakeServer) -> None:
     np.testing.assert_array_equal(y, WANT + 1)
     with pytest.raises(normd.CancelledError, match="closed"):
         client.infer("bn", X)
+
+
+def test_pickling_keeps_the_transport(client: normd.Client, fake: FakeServer) -> None:
+    with pickle.loads(pickle.dumps(client)) as copied:
+        assert in_shared_memory(copied, copied.infer("bn", X).output)
 
 
 def test_unknown_transport() -> None:

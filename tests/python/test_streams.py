@@ -16,7 +16,6 @@ import support
 from conftest import Server
 from fake_server import serving
 from normd import _streams
-from normd.v1 import error_details_pb2  # noqa: F401
 from normd.v1 import normalization_service_pb2 as work_pb2
 from normd.v1 import normalization_service_pb2_grpc as work_grpc
 

@@ -20,6 +20,9 @@ from normd.v1 import normalization_service_pb2 as pb
 
 R = TypeVar("R")
 
+# The messages of answers, by method.
+ANSWERS: dict[str, Any] = {name: getattr(pb, name + "Response")
+                           for name in ("TrainStep", "Infer", "Denormalize", "Backward")}
 # Tensor.data in the first field of an answer, which is the tensor in all four.
 ANSWER_PATH: _wire.Path = (frozenset((1,)), frozenset((4,)))
 _DATA = pb.InferRequest.DESCRIPTOR.fields_by_name["x"].message_type.fields_by_name["data"].number
@@ -31,7 +34,7 @@ class Input(NamedTuple):
     name: str
     array: FloatArray
     dtype: np.dtype[Any]
-    # The message, without elements.
+    # The message. Without elements, unless parts() has put a few there.
     tensor: Any
 
 
@@ -53,11 +56,6 @@ class TensorCall(Generic[R]):
     output: str
     read: Callable[[Any, Optional[FloatArray]], R]
 
-    @property
-    def answer_kind(self) -> Any:
-        """Class of the answer's message."""
-        return getattr(pb, self.method + "Response")
-
     def check_out(self, out: Optional[FloatArray]) -> None:
         """Raises TypeError or ValueError if the result cannot go to `out`."""
         if out is not None:
@@ -67,12 +65,11 @@ class TensorCall(Generic[R]):
 
     def parts(self) -> list[_wire.Buffer]:
         """The request with its tensors in band, for _wire.join."""
-        if sum(tensor.array.nbytes for tensor in self.inputs) < _wire.SPLIT_FROM:
+        if self.inputs[0].array.nbytes < _wire.SPLIT_FROM:
             # Protobuf's own copies cost less than ours would save.
-            for tensor in self.inputs:
-                field = getattr(self.request, tensor.name)
-                field.CopyFrom(tensor.tensor)
-                field.data = tensor.array.astype(tensor.dtype, copy=False).tobytes()
+            for name, array, dtype, tensor in self.inputs:
+                tensor.data = array.astype(dtype, copy=False).tobytes()
+                getattr(self.request, name).CopyFrom(tensor)
             return [self.request.SerializeToString()]
         parts: list[_wire.Buffer] = [self.request.SerializeToString()]
         fields = self.request.DESCRIPTOR.fields_by_name
@@ -84,17 +81,17 @@ class TensorCall(Generic[R]):
     def value(self, data: bytes, out: Optional[FloatArray]) -> R:
         """The call's value, of an answer with its tensor in band."""
         try:
-            answer, elements = _wire.split(self.answer_kind, data, ANSWER_PATH)
+            if len(data) < _wire.SPLIT_FROM:
+                return self.value_of(ANSWERS[self.method].FromString(data), None, out)
+            return self.value_of(*_wire.split(ANSWERS[self.method], data, ANSWER_PATH), out)
         except DecodeError as broken:
             raise Error(Code.INTERNAL, f"the answer cannot be read: {broken}") from None
-        return self.value_of(answer, elements, out)
 
     def value_of(self, answer: Any, elements: Optional[memoryview], out: Optional[FloatArray]) -> R:
         """The same, of an answer that is parsed."""
-        array = None
-        if self.output and answer.HasField(self.output):
-            array = _tensors.to_array(getattr(answer, self.output), elements, out)
-        return self.read(answer, array)
+        if not self.output or not answer.HasField(self.output):
+            return self.read(answer, None)
+        return self.read(answer, _tensors.to_array(getattr(answer, self.output), elements, out))
 
 
 def request_id(given: Optional[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Optional, TypeVar
 
 from normd import _wire
-from normd._calls import TensorCall
+from normd._calls import ANSWERS, TensorCall
 from normd._connection import Connection
 from normd.types import FloatArray
 
@@ -21,7 +21,7 @@ class InBand:
         self._connection = connection
         # Bytes to bytes: see _wire.
         self._methods: dict[str, Any] = {name: connection.channel.unary_unary(SERVICE + name)
-                                         for name in ("TrainStep", "Infer", "Denormalize", "Backward")}
+                                         for name in ANSWERS}
 
     def run(self, call: TensorCall[R], out: Optional[FloatArray], timeout: float) -> R:
         """The call's value; its tensor in `out`, if that is given. Raises Error."""

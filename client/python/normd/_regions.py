@@ -86,7 +86,7 @@ class Region:
         self.session = session
         self.size = size
         self.discarded = False
-        name = f"normd-{secrets.token_hex(16)}"
+        name = f"normd-client-{os.getpid()}-{secrets.token_hex(16)}"
         path = os.path.join(FOLDER, name)
         try:
             file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

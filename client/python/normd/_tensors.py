@@ -20,6 +20,7 @@ _DTYPES: dict[np.dtype[Any], int] = {np.dtype("<f2"): tensor_pb2.DATA_TYPE_FLOAT
                                      np.dtype("<f8"): tensor_pb2.DATA_TYPE_FLOAT64,
                                      BFLOAT16_BITS: tensor_pb2.DATA_TYPE_BFLOAT16}
 _NUMPY_DTYPES: dict[int, np.dtype[Any]] = {value: key for key, value in _DTYPES.items()}
+_NATIVE_DTYPES: dict[int, np.dtype[Any]] = {value: key.newbyteorder("=") for key, value in _DTYPES.items()}
 _LAYOUTS = {"channels_first": tensor_pb2.LAYOUT_CHANNELS_FIRST, "channels_last": tensor_pb2.LAYOUT_CHANNELS_LAST}
 
 
@@ -70,12 +71,13 @@ def to_array(tensor: Any, data: Optional[memoryview], out: Optional[FloatArray] 
     if dtype is None or len(source) != math.prod(shape) * dtype.itemsize:
         raise Error(Code.INTERNAL, f"the answer's tensor does not make sense: dtype {tensor.dtype}, shape {shape}, "
                                    f"{len(source)} bytes")
+    array: FloatArray = np.frombuffer(source, dtype).reshape(shape)
     if out is None:
-        out = np.empty(shape, dtype.newbyteorder("="))
-    elif out.shape != shape or out.dtype.newbyteorder("<") != dtype:
+        return array.astype(_NATIVE_DTYPES[tensor.dtype])
+    if out.shape != shape or out.dtype != _NATIVE_DTYPES[tensor.dtype]:
         raise Error(Code.INTERNAL, f"the answer's tensor has shape {shape} and dtype {dtype}, want {out.shape} and "
                                    f"{out.dtype}")
-    copy_elements(out, np.frombuffer(source, dtype).reshape(shape))
+    copy_elements(out, array)
     return out
 
 

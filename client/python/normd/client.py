@@ -52,7 +52,7 @@ class Client:
         timeout: seconds for a call that sets none of its own, counting all attempts and pauses together.
         retry: when to try again.
         max_message_bytes: largest message to send and receive; the server has a limit of its own.
-        transport: "grpc", or "shm": tensors of 64 KiB and more stand in memory that this process and the server share,
+        transport: "grpc", or "shm": tensors of 128 KiB and more stand in memory that this process and the server share,
             instead of travelling through the socket. For a server on this host that was started with --shared-memory;
             with any other there is one TransportWarning, and the client goes on as with "grpc". An array is copied
             once, and results lie in that memory, as do arrays that empty() makes; those are not copied at all.
