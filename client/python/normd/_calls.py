@@ -34,7 +34,7 @@ class Input(NamedTuple):
     name: str
     array: FloatArray
     dtype: np.dtype[Any]
-    # The message. Without elements, unless parts() has put a few there.
+    # The message. Without elements, unless whole() has put a few there.
     tensor: Any
 
 
@@ -56,21 +56,28 @@ class TensorCall(Generic[R]):
     output: str
     read: Callable[[Any, Optional[FloatArray]], R]
 
-    def check_out(self, out: Optional[FloatArray]) -> None:
+    def check_out(self, out: FloatArray) -> None:
         """Raises TypeError or ValueError if the result cannot go to `out`."""
-        if out is not None:
-            if not self.output:
-                raise ValueError("out is given to a call that returns no tensor")
-            _tensors.check_out(out, self.inputs[0].array)
+        if not self.output:
+            raise ValueError("out is given to a call that returns no tensor")
+        _tensors.check_out(out, self.inputs[0].array)
+
+    @property
+    def small(self) -> bool:
+        """Whether protobuf's own copies cost less than ours would save."""
+        return self.inputs[0].array.nbytes < _wire.SPLIT_FROM
+
+    def whole(self) -> Any:
+        """The message with its tensors in band. For small ones: copies twice."""
+        for name, array, dtype, tensor in self.inputs:
+            tensor.data = array.astype(dtype, copy=False).tobytes()
+            getattr(self.request, name).CopyFrom(tensor)
+        return self.request
 
     def parts(self) -> list[_wire.Buffer]:
         """The request with its tensors in band, for _wire.join."""
-        if self.inputs[0].array.nbytes < _wire.SPLIT_FROM:
-            # Protobuf's own copies cost less than ours would save.
-            for name, array, dtype, tensor in self.inputs:
-                tensor.data = array.astype(dtype, copy=False).tobytes()
-                getattr(self.request, name).CopyFrom(tensor)
-            return [self.request.SerializeToString()]
+        if self.small:
+            return [self.whole().SerializeToString()]
         parts: list[_wire.Buffer] = [self.request.SerializeToString()]
         fields = self.request.DESCRIPTOR.fields_by_name
         for tensor in self.inputs:

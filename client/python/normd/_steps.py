@@ -121,7 +121,8 @@ class Steps:
             self.cancel()
 
     def _send(self, call: TensorCall[R], out: Optional[FloatArray]) -> Future[R]:
-        call.check_out(out)
+        if out is not None:
+            call.check_out(out)
         number = next(self._ids)
         parts = [_wire.varint(1 << 3) + _wire.varint(number), *_wire.field(
             pb.StepsRequest.DESCRIPTOR.fields_by_name[_FIELDS[call.method]].number, call.parts())]

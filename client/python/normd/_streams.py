@@ -241,7 +241,7 @@ class TrainStepStream(_ChunkStream):
 
 def whole(call: Any, shape: tuple[int, ...], dtype: Any, layout: Any) -> _Whole:
     """Describes x in `call`, a message of InferRequest or TrainStepRequest."""
-    kind = _tensors.wire_dtype(dtype, "x")
+    kind = _tensors.wire_dtype(np.dtype(dtype), "x")
     call.x.CopyFrom(_tensors.header(kind, shape, layout))
     return _Whole(shape, kind)
 

@@ -24,12 +24,11 @@ _NATIVE_DTYPES: dict[int, np.dtype[Any]] = {value: key.newbyteorder("=") for key
 _LAYOUTS = {"channels_first": tensor_pb2.LAYOUT_CHANNELS_FIRST, "channels_last": tensor_pb2.LAYOUT_CHANNELS_LAST}
 
 
-def wire_dtype(dtype: Any, what: str) -> np.dtype[Any]:
+def wire_dtype(dtype: np.dtype[Any], what: str) -> np.dtype[Any]:
     """The little-endian form of an element type that travels; `what` names the array in error messages."""
-    found: np.dtype[Any] = np.dtype(dtype).newbyteorder("<")
+    found: np.dtype[Any] = dtype.newbyteorder("<")
     if found not in _DTYPES:
-        raise TypeError(f"{what} has dtype {np.dtype(dtype)}, want float16, float32 or float64: "
-                        "convert it with .astype()")
+        raise TypeError(f"{what} has dtype {dtype}, want float16, float32 or float64: convert it with .astype()")
     return found
 
 

@@ -10,7 +10,7 @@ Smaller messages go through protobuf whole: below 256 KiB its copies cost less t
 every microsecond of fresh work between two calls takes three or four, with cold caches.
 
 Infer of [32,64,56,56] float32, 25.7 MB, over a Unix socket, client and server on two cores, takes 0.55 to 0.75 of the
-time that it took with protobuf's copies, and 0.5 to 0.6 with `out`. Of what is left, nine tenths are grpc's and the
+time that it took with protobuf's copies, and with `out` up to a tenth less. Of what is left, nine tenths are grpc's and the
 server's: grpc for Python copies a message twice on its way out and twice on its way in, and wants bytes, no buffers. Most
 of their cost is fresh memory, which an environment variable of glibc's spares: README.md.
 """
