@@ -56,7 +56,8 @@ def running(folder: Path, *flags: str, end: signal.Signals = signal.SIGTERM) -> 
     assert len(addresses) == 2, f"the server did not start: {log.read_text()}"
     yield Server(tcp=next(a for a in addresses if not a.startswith("unix:")), unix=f"unix:{socket}")
     process.send_signal(end)
-    assert process.wait(timeout=30) == (0 if end is signal.SIGTERM else -end), f"the server ended badly: {log.read_text()[-4000:]}"
+    want = 0 if end is signal.SIGTERM else -end
+    assert process.wait(timeout=30) == want, f"the server ended badly: {log.read_text()[-4000:]}"
 
 
 @pytest.fixture(scope="session")

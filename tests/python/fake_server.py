@@ -1,4 +1,4 @@
-"""A server in this process that computes with NumPy and fails as it is told: for what a real one does not do on request.
+"""A server in this process that computes with NumPy and fails as it is told: what a real one does not on request.
 
 It knows one kind of layer: running statistics are those of the last batch, there is no gamma and no beta.
 """

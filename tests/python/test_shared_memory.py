@@ -263,7 +263,7 @@ def test_what_a_late_server_may_write_to_is_not_used_again(client: normd.Client,
 
     fake.hook = late
     with pytest.raises(normd.DeadlineExceededError):
-        client.infer("bn", X, timeout=0.3)
+        client.infer("bn", X, timeout=1.5)
     assert entered.is_set()
     fake.hook = lambda request: None
     late_one = fake.calls[-1][1]
@@ -290,10 +290,9 @@ def test_idle_regions_are_bounded(client: normd.Client, fake: FakeServer, monkey
     gc.collect()
     client.infer("bn", X)
     deadline = time.monotonic() + 10
-    while count(fake, "UnregisterRegion") < 7:
+    while sum(len(region) for region in next(iter(fake.sessions.values())).values()) > 1 << 20:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert sum(len(region) for region in next(iter(fake.sessions.values())).values()) <= (1 << 20)
 
 
 def test_threads(client: normd.Client) -> None:

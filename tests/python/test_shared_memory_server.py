@@ -25,7 +25,8 @@ X = np.random.default_rng(17).standard_normal((32, 8, 500)).astype(np.float32) *
 
 @pytest.fixture(scope="module")
 def shm_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("shm"), "--shared-memory", "--max-shared-memory-bytes", str(64 << 20)) as started:
+    flags = ("--shared-memory", "--max-shared-memory-bytes", str(64 << 20))
+    with running(tmp_path_factory.mktemp("shm"), *flags) as started:
         yield started
     assert support.shared_memory_of(os.getpid()) == []
 

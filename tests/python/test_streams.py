@@ -280,8 +280,8 @@ class Strange(work_grpc.NormalizationServiceServicer):
 def test_a_step_says_when_to_come_back() -> None:
     status = work_pb2.CallStatus(code=8, message="full")
     status.retry_delay.FromMilliseconds(250)
-    strange = Strange(work_pb2.StepsResponse(status=status), work_pb2.StepsResponse(status=work_pb2.CallStatus(code=99)),
-                      None)
+    strange = Strange(work_pb2.StepsResponse(status=status),
+                      work_pb2.StepsResponse(status=work_pb2.CallStatus(code=99)), None)
     with serving(strange) as target, normd.Client(target) as client, client.steps() as steps:
         errors = [steps.infer("a", X).exception(10) for _ in range(3)]
         with pytest.raises(normd.UnavailableError, match="gone"):
@@ -299,7 +299,8 @@ def test_wrong_answers_to_steps(answer: Any) -> None:
 
 def test_steps_have_a_deadline() -> None:
     strange = Strange("wait")
-    with serving(strange) as target, normd.Client(target) as client, client.steps(timeout=0.3, max_in_flight=1) as steps:
+    with serving(strange) as target, normd.Client(target) as client, \
+            client.steps(timeout=0.3, max_in_flight=1) as steps:
         future = steps.infer("a", X)
         # Waits for room, which does not come.
         with pytest.raises(normd.DeadlineExceededError):

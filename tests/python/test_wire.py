@@ -84,8 +84,9 @@ def random_fields(draw: random.Random, depth: int = 0) -> bytes:
 
 def plausible(draw: random.Random) -> Iterator[tuple[Any, bytes, _wire.Path]]:
     """Answers as a server writes them."""
-    tensor = tensor_pb2.Tensor(dtype=draw.randrange(6), shape=[draw.getrandbits(draw.randrange(1, 60))] * draw.randrange(5),
-                               layout=draw.randrange(3), data=draw.randbytes(draw.choice((0, 1, 100, 127, 128, 20000))))
+    shape = [draw.getrandbits(draw.randrange(1, 60))] * draw.randrange(5)
+    tensor = tensor_pb2.Tensor(dtype=draw.randrange(6), shape=shape, layout=draw.randrange(3),
+                               data=draw.randbytes(draw.choice((0, 1, 100, 127, 128, 20000))))
     doubles = [draw.random() for _ in range(draw.choice((0, 3, 40)))]
     infer = pb.InferResponse(y=tensor, version=draw.getrandbits(40), content_hash="ab" * 32)
     train = pb.TrainStepResponse(y=tensor, batch_mean=doubles, batch_var=doubles, version=7, skipped_channels=[1, 2])
@@ -146,7 +147,7 @@ TENSOR = tensor_pb2.Tensor(dtype=1, shape=[2], data=b"12345678").SerializeToStri
     ("elements twice: the last", delimited(1, TENSOR + delimited(4, b"other")), False),
     ("elements of another type: unknown", delimited(1, field(4, 0, b"\x05")), False),
     ("a length written long", field(1, 2, bytes((0x80 | len(TENSOR), 0x80, 0x00)) + TENSOR), True),
-    ("a length written too long", field(1, 2, bytes((0x80 | len(TENSOR), 0x80, 0x80, 0x80, 0x80, 0x00)) + TENSOR), False),
+    ("a length written too long", field(1, 2, bytes((0x80 | len(TENSOR), *[0x80] * 4, 0x00)) + TENSOR), False),
     ("a length beyond the end", delimited(1, TENSOR)[:-1], False),
     ("elements beyond their tensor", field(1, 2, b"\x05") + TENSOR, False),
     ("a negative length", field(1, 2, b"\xff\xff\xff\xff\x0f") + TENSOR, False),

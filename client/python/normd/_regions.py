@@ -1,15 +1,15 @@
 """Shared memory that a server has mapped too: a session, its regions, and arrays that lie in them.
 
-A region is a file of its own below /dev/shm, whose name is gone as soon as the server has mapped it: whatever becomes of
-the two processes, nothing stays behind. It holds one tensor at a time. An array in it keeps it through a Lease; when the
-last array is gone the region is idle, and taken again for the next tensor of its size, since fresh pages cost several
-times what the copy into them costs.
+A region is a file of its own below /dev/shm, whose name is gone as soon as the server has mapped it: whatever becomes
+of the two processes, nothing stays behind. It holds one tensor at a time. An array in it keeps it through a Lease; when
+the last array is gone the region is idle, and taken again for the next tensor of its size, since fresh pages cost
+several times what the copy into them costs.
 
     idle --acquire--> leased --last array gone--> idle
                         |--discard--> discarded           its arrays stay what they are, no call uses it again
 
-A region is discarded when the server may still write to it: after a call of which it is not known that it has ended. The
-memory goes when the last array here is gone and the server has unmapped it.
+A region is discarded when the server may still write to it: after a call of which it is not known that it has ended.
+The memory goes when the last array here is gone and the server has unmapped it.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ class Regions:
         self._opening = threading.Lock()
         self._session: Optional[Session] = None
         self._lock = threading.Lock()
-        # Guarded by _lock: the idle ones by when they were used, oldest first; and those that calls may name, with their
-        # addresses in order.
+        # Guarded by _lock: the idle ones by when they were used, oldest first; and those that calls may name, with
+        # their addresses in order.
         self._idle: list[Region] = []
         self._named: dict[int, Region] = {}
         self._addresses: list[int] = []

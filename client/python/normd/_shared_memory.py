@@ -1,13 +1,13 @@
 """Tensor calls whose tensors stand in shared memory: the message says where, and the server works there.
 
-An array of the caller's is copied to a region once; one that lies in a region already (Client.empty, an earlier result)
-is not copied at all. The result is written to a region of its own, and handed out as an array there.
+An array of the caller's is copied to a region once; one that lies in a region already (Client.empty, an earlier
+result) is not copied at all. The result is written to a region of its own, and handed out as an array there.
 
 What a call must not do is to trust memory that an earlier one may still use. When a call ends by a time-out, a
 cancellation or a lost connection, the server may be at it still, so every region that it named is discarded
-(_regions.py): never named again, and never handed out again. An attempt that follows starts from the caller's array, which
-the server has never seen, in other regions. Only arrays that the caller itself has in regions stay within a late server's
-reach; Client says what that means for whoever uses them.
+(_regions.py): never named again, and never handed out again. An attempt that follows starts from the caller's array,
+which the server has never seen, in other regions. Only arrays that the caller itself has in regions stay within a late
+server's reach; Client says what that means for whoever uses them.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from normd.v1 import normalization_service_pb2 as work_pb
 
 R = TypeVar("R")
 
-# Tensors below this travel in band: their copies take less time than what a range costs. Infer, Unix socket, ms in band and
-# through shared memory: 64 KiB 0.27 and 0.36, 128 KiB 0.36 and 0.45 (0.34 from Client.empty), 256 KiB 0.68 and 0.33.
+# Tensors below this travel in band: their copies take less time than what a range costs. Infer, Unix socket, ms in band
+# and through shared memory: 64 KiB 0.27 and 0.36, 128 KiB 0.36 and 0.45 (Client.empty: 0.34), 256 KiB 0.68 and 0.33.
 IN_BAND_BELOW = 128 << 10
 
 # After these the server is done with the call. After any other it may have been cut off from us in the middle.
@@ -152,7 +152,7 @@ class SharedMemory:
         return place
 
     def _target(self, call: TensorCall[R], out: Optional[FloatArray], places: list[_Place], deadline: float) -> _Place:
-        """Where the result goes: to `out` if that lies in a region, apart from the inputs, or to a region of its own."""
+        """Where the result goes: to `out` if that lies in a region apart from the inputs, or to a region of its own."""
         if out is not None and not any(np.may_share_memory(out, place.array) for place in places):
             region = self._regions.find(out)
             if region is not None:

@@ -49,8 +49,9 @@ class Steps:
     it has not answered. Nothing is sent again: repeat a call yourself, with the same request_id.
 
     A method waits while `max_in_flight` calls, or 64 MiB, are on their way. An array may be changed when the method has
-    returned; `out` belongs to the call until its future is done. Leaving the `with` waits for all answers; leaving it by
-    an exception cancels what is not answered. Done-callbacks run in the thread that reads answers: they must not wait.
+    returned; `out` belongs to the call until its future is done. Leaving the `with` waits for all answers; leaving it
+    by an exception cancels what is not answered. Done-callbacks run in the thread that reads answers: they must not
+    wait.
     """
 
     def __init__(self, method: Callable[..., Any], timeout: Optional[float], max_in_flight: int) -> None:

@@ -1,7 +1,7 @@
 """Tensors of any size, in chunks: InferStream and TrainStepStream.
 
-Grpc takes the next message from us when the connection has taken the one before, and gives us the next answer when we ask:
-so neither side holds more than some chunks. Messages are bytes, as in _wire.py.
+Grpc takes the next message from us when the connection has taken the one before, and gives us the next answer when we
+ask: so neither side holds more than some chunks. Messages are bytes, as in _wire.py.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class _Whole:
         try:
             elements = memoryview(chunk).cast("B")
         except TypeError:
-            raise TypeError(f"a chunk is a {type(chunk).__name__}, want a numpy.ndarray or a contiguous buffer") from None
+            kind = type(chunk).__name__
+            raise TypeError(f"a chunk is a {kind}, want a numpy.ndarray or a contiguous buffer") from None
         count, rest = divmod(elements.nbytes, self.dtype.itemsize)
         if rest:
             raise ValueError(f"a chunk has {elements.nbytes} bytes, want whole elements of {self.dtype.itemsize}")

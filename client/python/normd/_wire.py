@@ -1,18 +1,18 @@
 """Messages with a tensor in them, written and read without a copy of their own for its elements.
 
-A message travels as bytes: grpc takes and gives nothing else, and copies once on either side. What protobuf would add is
-a copy into the message and one out of it, each into fresh memory. Here protobuf sees everything but the elements:
+A message travels as bytes: grpc takes and gives nothing else. What protobuf would add is a copy into the message and
+one out of it, each into fresh memory. Here protobuf sees everything but the elements:
 
     request    header, tags and lengths, elements: joined once                    (join)
     answer     the elements cut out as a view, the rest parsed by protobuf        (split)
 
-Smaller messages go through protobuf whole: below 256 KiB its copies cost less than going round them does in Python, where
-every microsecond of fresh work between two calls takes three or four, with cold caches.
+Smaller messages go through protobuf whole: below 256 KiB its copies cost less than going round them does in Python,
+where every microsecond of other work between two calls takes three or four, with cold caches.
 
 Infer of [32,64,56,56] float32, 25.7 MB, over a Unix socket, client and server on two cores, takes 0.55 to 0.75 of the
-time that it took with protobuf's copies, and with `out` up to a tenth less. Of what is left, nine tenths are grpc's and the
-server's: grpc for Python copies a message twice on its way out and twice on its way in, and wants bytes, no buffers. Most
-of their cost is fresh memory, which an environment variable of glibc's spares: README.md.
+time that it took with protobuf's copies, and with `out` up to a tenth less. Of what is left, nine tenths are grpc's and
+the server's: grpc for Python copies a message twice on its way out and twice on its way in, and wants bytes, no
+buffers. A part of their cost is fresh memory, which environment variables of glibc's spare: README.md.
 """
 
 from __future__ import annotations
@@ -73,10 +73,10 @@ def join(parts: Sequence[Buffer]) -> bytes:
 
 
 def split(kind: Any, data: bytes, path: Path) -> tuple[Any, Optional[memoryview]]:
-    """Parses `data` as a message of `kind`; the bytes field at `path` comes as a view of `data`, and not in the message.
+    """Parses `data` as a message of `kind`; the bytes field at `path` comes as a view of `data`, not in the message.
 
-    The same as protobuf's parser would give: what is not plain (a field of the path given twice, groups, lengths that do
-    not fit) is left to that parser, and then the view is None and the message complete.
+    The same as protobuf's parser would give: what is not plain (a field of the path given twice, groups, lengths that
+    do not fit) is left to that parser, and then the view is None and the message complete.
 
     Raises:
         google.protobuf.message.DecodeError: this is no such message.

@@ -325,7 +325,7 @@ class Client:
                           dtype: DTypeLike, layout: Layout = "channels_first", gamma: Optional[PerChannel] = None,
                           beta: Optional[PerChannel] = None, omit_output: bool = False, skip_update: bool = False,
                           request_id: Optional[str] = None, timeout: Optional[float] = None) -> TrainStepStream:
-        """train_step for a batch of any size, in chunks: returns when the step is done; then y is read from what it returns.
+        """train_step for a batch of any size, in chunks. Returns when the step is done; y is read from what it returns.
 
             >>> def batch():
             ...     return (x[i:i + 32] for i in range(0, len(x), 32))
