@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <fstream>
 #include <sstream>
@@ -18,7 +19,7 @@ namespace normd::tests {
 class ShmObject {
  public:
   explicit ShmObject(int64_t bytes, mode_t mode = 0600) {
-    static int count = 0;
+    static std::atomic<int> count = 0;
     name_ = "/normd-test-" + std::to_string(getpid()) + "-" + std::to_string(++count);
     fd_ = shm_open(name_.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600);
     EXPECT_GE(fd_, 0);
