@@ -1,12 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 
 #include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <fstream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -14,7 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "client/cli/npy.h"
-#include "tests/integration/test_server.h"
+#include "tests/client/cli/normctl_fixture.h"
 
 namespace normd {
 namespace {
@@ -26,51 +21,8 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 using ::testing::StartsWith;
-
-struct Outcome {
-  int code = -1;
-  std::string out;
-  std::string err;
-};
-
-std::string Contents(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-// Runs the built normctl against a real server, as a shell would.
-class NormctlTest : public ::testing::Test {
- protected:
-  // `arguments` are the shell's: quotes, pipes and redirections work; $D is a directory of the test's own.
-  Outcome Run(const std::string& arguments) { return Shell(absl::StrCat(NORMCTL_BINARY, " ", arguments)); }
-
-  Outcome Shell(const std::string& command) {
-    const std::string out = directory_.Path("out");
-    const std::string err = directory_.Path("err");
-    const std::string script = absl::StrCat("NORMD_SERVER='", server_.address(), "'; D='", directory_.Path(""),
-                                            "'; export NORMD_SERVER D; { ", command, "\n} >'", out, "' 2>'", err, "'");
-    const int status = std::system(script.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, Contents(out), Contents(err)};
-  }
-
-  // Runs it with --output json and returns what it printed; fails the test if it does not work.
-  json RunJson(const std::string& arguments) {
-    const Outcome outcome = Run(arguments + " --output json");
-    EXPECT_EQ(outcome.code, 0) << arguments << "\n" << outcome.err;
-    json parsed = json::parse(outcome.out, nullptr, /*allow_exceptions=*/false);
-    EXPECT_FALSE(parsed.is_discarded()) << outcome.out;
-    return parsed;
-  }
-
-  void WriteFloats(const std::string& name, const std::vector<int64_t>& shape, const std::vector<float>& values) {
-    const Tensor tensor(DType::kFloat32, shape, Layout::kChannelsFirst,
-                        std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)));
-    ASSERT_TRUE(cli::WriteNpy(tensor, directory_.Path(name)).ok());
-  }
-
-  tests::TestServer server_;
-  tests::TempDir directory_;
-};
+using tests::NormctlTest;
+using tests::Outcome;
 
 TEST_F(NormctlTest, TheLifeOfALayer) {
   const json created = RunJson(
@@ -323,6 +275,9 @@ TEST_F(CompletionTest, OffersWordsOptionsValuesLayersAndFiles) {
   EXPECT_THAT(Offers({"normctl", "--server", "a", ":", "1", "layer", "get", "enc"}), ElementsAre("encoder.bn1"));
   EXPECT_THAT(Offers({"normctl", "infer", "dec"}), ElementsAre("decoder.bn1"));
   EXPECT_THAT(Offers({"normctl", "infer", "decoder.bn1", "x"}), ElementsAre("x.npy"));
+  EXPECT_THAT(Offers({"normctl", "bench", "--shape", "8,4", "--layer", "enc"}), ElementsAre("encoder.bn1"));
+  EXPECT_THAT(Offers({"normctl", "bench", "--dtype", "float"}), ElementsAre("float32", "float64", "float16"));
+  EXPECT_THAT(Offers({"normctl", "bench", "--w"}), ElementsAre("--warmup", "--windows"));
   EXPECT_THAT(Offers({"normctl", "completion", ""}), ::testing::UnorderedElementsAre("bash", "zsh", "fish"));
 }
 
@@ -330,7 +285,8 @@ TEST_F(CompletionTest, EveryShellsScriptNamesEveryVerbAndOption) {
   for (const char* shell : {"bash", "zsh", "fish"}) {
     const Outcome outcome = Run(absl::StrCat("completion ", shell));
     EXPECT_EQ(outcome.code, 0);
-    for (const char* word : {"set-state", "denormalize", "describe", "update-weight", "request-id", "server"}) {
+    for (const char* word : {"set-state", "denormalize", "describe", "update-weight", "request-id", "server", "bench",
+                             "train-fraction", "max-in-flight"}) {
       EXPECT_THAT(outcome.out, HasSubstr(word)) << shell;
     }
   }
