@@ -18,9 +18,15 @@ endfunction()
 
 function(normd_sanitize_target target)
   if(NORMD_SANITIZE)
-    # Instrumented code confuses GCC's look at uninitialized values; its manual says so.
-    target_compile_options(${target} PRIVATE -fsanitize=${NORMD_SANITIZE} -fno-omit-frame-pointer
-                                             -Wno-maybe-uninitialized)
+    target_compile_options(${target} PRIVATE -fsanitize=${NORMD_SANITIZE} -fno-omit-frame-pointer)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+      # Instrumented code confuses GCC's look at uninitialized values; its manual says so.
+      target_compile_options(${target} PRIVATE -Wno-maybe-uninitialized)
+    endif()
+    if(NORMD_SANITIZE MATCHES "fuzzer-no-link")
+      # A fuzzer notices what ends the process.
+      target_compile_options(${target} PRIVATE -fno-sanitize-recover=undefined)
+    endif()
     target_link_options(${target} PUBLIC -fsanitize=${NORMD_SANITIZE})
   endif()
 endfunction()

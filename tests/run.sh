@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds and runs every test: lint, C++ (release, then under AddressSanitizer+UBSan and
-# ThreadSanitizer), then Python with the judges (ONNX, PyTorch, torchvision, scikit-learn).
+# ThreadSanitizer), Python with the judges (ONNX, PyTorch, torchvision, scikit-learn), and the fuzzers for half a minute.
 #
 #   tests/run.sh            everything
-#   tests/run.sh --quick    without the sanitizer builds
+#   tests/run.sh --quick    without the sanitizer builds and the fuzzers
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -57,6 +57,12 @@ NORMD_BIN=$root/build/release/server/app/normd build/venv/bin/python -m pytest -
 if [[ -z $quick ]]; then
   build_and_test asan
   build_and_test tsan
+  say "Fuzzing: wire messages beside protobuf's parser, 30 s"
+  tests/fuzz/run.sh 30 2>build/fuzz.log || {
+    tail -n 60 build/fuzz.log >&2
+    exit 1
+  }
+  tail -n 5 build/fuzz.log
 fi
 
 say "All tests passed"

@@ -12,6 +12,8 @@ enum WireType : std::uint32_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kStartGro
 constexpr std::size_t kMaxVarintBytes = 10;
 // Of a tag and a length; protobuf's parsers read no more.
 constexpr std::size_t kMaxShortVarintBytes = 5;
+// protobuf's parsers go no deeper.
+constexpr std::size_t kMaxDepth = 100;
 
 }  // namespace
 
@@ -130,18 +132,19 @@ bool MessageCursor::SkipPlainValue(std::uint32_t tag) {
 
 bool MessageCursor::SkipValue(std::uint32_t tag) {
   if ((tag & 7) != kStartGroup) return SkipPlainValue(tag);
-  // Groups may be as deep as the message is long, so this keeps its own stack.
-  std::vector<std::uint32_t> open = {tag >> 3};
-  while (!open.empty()) {
+  // The numbers of the groups that are open.
+  std::uint32_t open[kMaxDepth] = {tag >> 3};
+  std::size_t depth = 1;
+  while (depth > 0) {
     std::uint32_t inner = 0;
     if (!ReadTag(&inner)) return false;
     switch (inner & 7) {
       case kStartGroup:
-        open.push_back(inner >> 3);
+        if (depth == kMaxDepth) return false;
+        open[depth++] = inner >> 3;
         break;
       case kEndGroup:
-        if (open.back() != inner >> 3) return false;
-        open.pop_back();
+        if (open[--depth] != inner >> 3) return false;
         break;
       default:
         if (!SkipPlainValue(inner)) return false;

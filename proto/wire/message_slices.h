@@ -67,7 +67,7 @@ class MessageCursor {
   [[nodiscard]] bool ReadTag(std::uint32_t* tag);
   // A length below 2 GiB in at most five bytes.
   [[nodiscard]] bool ReadLength(std::size_t* length);
-  // Goes over what follows a tag: a value of any wire type, a group with all that is in it.
+  // Goes over what follows a tag: a value of any wire type, a group with all that is in it, 100 deep at most.
   [[nodiscard]] bool SkipValue(std::uint32_t tag);
   [[nodiscard]] bool Skip(std::size_t size);
 
