@@ -3,10 +3,12 @@
 #include <memory>
 #include <string>
 #include <utility>
-#include <variant>
 
+#include "absl/strings/str_cat.h"
 #include "client/cpp/src/connection.h"
 #include "client/cpp/src/convert.h"
+#include "client/cpp/src/memory.h"
+#include "client/cpp/src/tensor_call.h"
 
 namespace normd {
 namespace internal {
@@ -97,24 +99,32 @@ class GrpcClient : public Client {
     return LayerOf(connection_.Call<v1::SetStateResponse>(request, options, request.request_id()));
   }
 
+  absl::StatusOr<Tensor> AllocateTensor(DType dtype, std::vector<int64_t> shape, Layout layout) override {
+    const absl::StatusOr<std::size_t> size = CheckedBytesOf(shape, dtype);
+    if (!size.ok()) return size.status();
+    std::shared_ptr<char> memory = PooledMemory(*size, &connection_.buffers());
+    if (memory == nullptr) return absl::ResourceExhaustedError(absl::StrCat("no memory for ", *size, " bytes"));
+    return Tensor(dtype, std::move(shape), layout, std::move(memory), *size);
+  }
+
   absl::StatusOr<TrainStepResult> TrainStep(absl::string_view layer, const TensorView& x,
                                             const TrainStepOptions& options) override {
-    return Run<v1::TrainStepResponse>(TrainStepRequest(layer, x, options), options);
+    return Run<TrainStepResult>(TrainStepCall(layer, x, options, &connection_.runtime()), options);
   }
 
   absl::StatusOr<InferResult> Infer(absl::string_view layer, const TensorView& x,
                                     const InferOptions& options) override {
-    return Run<v1::InferResponse>(InferRequest(layer, x, options), options);
+    return Run<InferResult>(InferCall(layer, x, options), options);
   }
 
   absl::StatusOr<InferResult> Denormalize(absl::string_view layer, const TensorView& y,
                                           const InferOptions& options) override {
-    return Run<v1::DenormalizeResponse>(DenormalizeRequest(layer, y, options), options);
+    return Run<InferResult>(DenormalizeCall(layer, y, options), options);
   }
 
   absl::StatusOr<BackwardResult> Backward(absl::string_view layer, const TensorView& x, const TensorView& dy,
                                           const BackwardOptions& options) override {
-    return Run<v1::BackwardResponse>(BackwardRequest(layer, x, dy, options), options);
+    return Run<BackwardResult>(BackwardCall(layer, x, dy, options, &connection_.runtime()), options);
   }
 
   absl::StatusOr<ServingStatus> Health(absl::string_view service, const CallOptions& options) override {
@@ -133,22 +143,22 @@ class GrpcClient : public Client {
 
   void TrainStepAsync(absl::string_view layer, const TensorView& x, const TrainStepOptions& options,
                       std::function<void(absl::StatusOr<TrainStepResult>)> done) override {
-    Start<v1::TrainStepResponse>(TrainStepRequest(layer, x, options), options, std::move(done));
+    Start(TrainStepCall(layer, x, options, &connection_.runtime()), options, std::move(done));
   }
 
   void InferAsync(absl::string_view layer, const TensorView& x, const InferOptions& options,
                   std::function<void(absl::StatusOr<InferResult>)> done) override {
-    Start<v1::InferResponse>(InferRequest(layer, x, options), options, std::move(done));
+    Start(InferCall(layer, x, options), options, std::move(done));
   }
 
   void DenormalizeAsync(absl::string_view layer, const TensorView& y, const InferOptions& options,
                         std::function<void(absl::StatusOr<InferResult>)> done) override {
-    Start<v1::DenormalizeResponse>(DenormalizeRequest(layer, y, options), options, std::move(done));
+    Start(DenormalizeCall(layer, y, options), options, std::move(done));
   }
 
   void BackwardAsync(absl::string_view layer, const TensorView& x, const TensorView& dy, const BackwardOptions& options,
                      std::function<void(absl::StatusOr<BackwardResult>)> done) override {
-    Start<v1::BackwardResponse>(BackwardRequest(layer, x, dy, options), options, std::move(done));
+    Start(BackwardCall(layer, x, dy, options, &connection_.runtime()), options, std::move(done));
   }
 
  private:
@@ -157,95 +167,36 @@ class GrpcClient : public Client {
     return options.request_id.empty() ? connection_.runtime().NewRequestId() : options.request_id;
   }
 
-  absl::StatusOr<v1::TrainStepRequest> TrainStepRequest(absl::string_view layer, const TensorView& x,
-                                                        const TrainStepOptions& options) {
-    if (absl::Status status = CheckTensor(layer, "x", x); !status.ok()) return status;
-    v1::TrainStepRequest request;
-    request.set_layer(layer.data(), layer.size());
-    SetTensor(x, request.mutable_x());
-    request.mutable_gamma()->Assign(options.gamma.begin(), options.gamma.end());
-    request.mutable_beta()->Assign(options.beta.begin(), options.beta.end());
-    request.set_omit_output(options.omit_output);
-    request.set_skip_update(options.skip_update);
-    // A step that stores nothing needs no memory of it on the server.
-    request.set_request_id(options.skip_update ? options.request_id : RequestId(options));
-    return request;
+  template <typename Result>
+  absl::StatusOr<Result> Run(absl::StatusOr<TensorCall> call, const CallOptions& options) {
+    if (!call.ok()) return call.status();
+    if (absl::Status status = OwnInputs(&*call, &connection_.buffers()); !status.ok()) return status;
+    const TensorRequest request{call->method, Encode(*call).Finish()};
+    const absl::StatusOr<grpc::ByteBuffer> answer =
+        connection_.Call<grpc::ByteBuffer>(request, options, call->request_id);
+    if (!answer.ok()) return answer.status();
+    return Decode<Result>(*call, *answer, &connection_.buffers());
   }
 
-  static absl::StatusOr<v1::InferRequest> InferRequest(absl::string_view layer, const TensorView& x,
-                                                       const InferOptions& options) {
-    if (absl::Status status = CheckTensor(layer, "x", x); !status.ok()) return status;
-    v1::InferRequest request;
-    request.set_layer(layer.data(), layer.size());
-    SetTensor(x, request.mutable_x());
-    request.set_version(options.version);
-    return request;
-  }
-
-  static absl::StatusOr<v1::DenormalizeRequest> DenormalizeRequest(absl::string_view layer, const TensorView& y,
-                                                                   const InferOptions& options) {
-    if (absl::Status status = CheckTensor(layer, "y", y); !status.ok()) return status;
-    v1::DenormalizeRequest request;
-    request.set_layer(layer.data(), layer.size());
-    SetTensor(y, request.mutable_y());
-    request.set_version(options.version);
-    return request;
-  }
-
-  absl::StatusOr<v1::BackwardRequest> BackwardRequest(absl::string_view layer, const TensorView& x,
-                                                      const TensorView& dy, const BackwardOptions& options) {
-    if (absl::Status status = CheckTensor(layer, "x", x); !status.ok()) return status;
-    if (absl::Status status = CheckTensor(layer, "dy", dy); !status.ok()) return status;
-    if (absl::Status status = CheckTogether(layer, x, dy); !status.ok()) return status;
-    v1::BackwardRequest request;
-    request.set_layer(layer.data(), layer.size());
-    SetTensor(x, request.mutable_x());
-    SetTensor(dy, request.mutable_dy());
-    request.set_mode(options.frozen ? v1::BACKWARD_MODE_FROZEN : v1::BACKWARD_MODE_TRAINING);
-    request.mutable_batch_mean()->Assign(options.batch_mean.begin(), options.batch_mean.end());
-    request.mutable_batch_var()->Assign(options.batch_var.begin(), options.batch_var.end());
-    request.mutable_gamma()->Assign(options.gamma.begin(), options.gamma.end());
-    const bool mutates = !std::holds_alternative<std::monostate>(options.optimizer);
-    if (const Sgd* sgd = std::get_if<Sgd>(&options.optimizer)) *request.mutable_sgd() = ToProto(*sgd);
-    if (const Adam* adam = std::get_if<Adam>(&options.optimizer)) *request.mutable_adam() = ToProto(*adam);
-    request.set_omit_dx(options.omit_dx);
-    request.set_request_id(mutates ? RequestId(options) : options.request_id);
-    request.set_version(options.version);
-    return request;
-  }
-
-  template <typename Response, typename Request>
-  auto Run(const absl::StatusOr<Request>& request, const CallOptions& options)
-      -> decltype(Take(std::declval<Response*>())) {
-    if (!request.ok()) return request.status();
-    absl::StatusOr<Response> response = connection_.Call<Response>(*request, options, IdOf(*request));
-    if (!response.ok()) return response.status();
-    return Take(&*response);
-  }
-
-  template <typename Response, typename Request, typename Result>
-  void Start(absl::StatusOr<Request> request, const CallOptions& options,
+  template <typename Result>
+  void Start(absl::StatusOr<TensorCall> call, const CallOptions& options,
              std::function<void(absl::StatusOr<Result>)> done) {
-    if (!request.ok()) {
+    const absl::Status status = call.ok() ? OwnInputs(&*call, &connection_.buffers()) : call.status();
+    if (!status.ok()) {
       // Not from here: the caller may hold a lock that `done` takes.
-      connection_.RunSoon([status = request.status(), done = std::move(done)] { done(status); });
+      connection_.RunSoon([status, done = std::move(done)] { done(status); });
       return;
     }
-    std::string request_id(IdOf(*request));
-    connection_.CallAsync<Response>(*std::move(request), options, std::move(request_id),
-                                    [done = std::move(done)](absl::StatusOr<Response> response) {
-                                      if (response.ok()) {
-                                        done(Take(&*response));
-                                      } else {
-                                        done(response.status());
-                                      }
-                                    });
+    TensorRequest request{call->method, Encode(*call).Finish()};
+    // The request holds the tensors now, and lets go of them when it is sent for good.
+    call->inputs.clear();
+    std::string request_id = call->request_id;
+    connection_.CallAsync<grpc::ByteBuffer>(
+        std::move(request), options, std::move(request_id),
+        [this, call = *std::move(call), done = std::move(done)](absl::StatusOr<grpc::ByteBuffer> answer) {
+          done(answer.ok() ? Decode<Result>(call, *answer, &connection_.buffers()) : answer.status());
+        });
   }
-
-  static std::string IdOf(const v1::TrainStepRequest& request) { return request.request_id(); }
-  static std::string IdOf(const v1::BackwardRequest& request) { return request.request_id(); }
-  static std::string IdOf(const v1::InferRequest& /*request*/) { return ""; }
-  static std::string IdOf(const v1::DenormalizeRequest& /*request*/) { return ""; }
 
   Connection connection_;
 };

@@ -44,7 +44,11 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& target, const Clie
 }  // namespace
 
 Connection::Connection(absl::string_view target, const ClientOptions& options, std::shared_ptr<Runtime> runtime)
-    : target_(target), options_(options), runtime_(std::move(runtime)), stub_(OpenChannel(target_, options)) {}
+    : target_(target),
+      options_(options),
+      runtime_(std::move(runtime)),
+      stub_(OpenChannel(target_, options)),
+      buffers_(options.max_buffer_bytes) {}
 
 Connection::~Connection() {
   std::unique_lock<std::mutex> lock(mutex_);

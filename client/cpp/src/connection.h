@@ -20,6 +20,7 @@
 #include "client/cpp/src/status.h"
 #include "client/cpp/src/stub.h"
 #include "normd/options.h"
+#include "proto/wire/buffer_pool.h"
 
 namespace normd::internal {
 
@@ -34,6 +35,8 @@ class Connection {
   Connection& operator=(const Connection&) = delete;
 
   Runtime& runtime() { return *runtime_; }
+  // Of the tensors that are sent and received.
+  wire::BufferPool& buffers() { return buffers_; }
 
   // Sends `request` until it is answered for good; blocks. `request_id` is only for the text of a failure.
   template <typename Response, typename Request>
@@ -130,6 +133,7 @@ class Connection {
   const ClientOptions options_;
   const std::shared_ptr<Runtime> runtime_;
   Stub stub_;
+  wire::BufferPool buffers_;
 
   std::mutex mutex_;
   std::condition_variable idle_;

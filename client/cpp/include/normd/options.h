@@ -10,9 +10,11 @@
 namespace normd {
 
 // When a call failed with UNAVAILABLE it is tried again, after a pause that grows. A mutation keeps its request_id, so
-// the server folds nothing in twice.
+// the server folds nothing in twice. A server that has no memory or no place in its queue for a call answers with
+// RESOURCE_EXHAUSTED and says how long to wait (google.rpc.RetryInfo): such a call is tried again after that time and
+// up to half of it more, at random. RESOURCE_EXHAUSTED without it (a message too large, say) is final.
 struct RetryPolicy {
-  // Attempts in all; 1 means no retry.
+  // Attempts in all, whatever the reasons; 1 means no retry.
   int max_attempts = 4;
   // Pause before the second attempt; each further one is `multiplier` times longer, up to `max_backoff`. The real pause
   // is a random part of that, between one half and the whole.
@@ -28,6 +30,10 @@ struct ClientOptions {
   RetryPolicy retry;
   // Largest message to receive. The server's own limit holds for what is sent.
   int64_t max_message_bytes = int64_t{1} << 30;
+  // Most memory for tensors that are being sent, results that have not been let go of, and what is kept warm for the
+  // next. A call whose tensor has to be copied and finds no room fails with RESOURCE_EXHAUSTED; results find room
+  // beside it.
+  int64_t max_buffer_bytes = int64_t{16} << 30;
 };
 
 // Settings of one call; they win over ClientOptions.
