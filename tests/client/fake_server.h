@@ -5,6 +5,7 @@
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -57,13 +58,14 @@ class FakeMethod {
   std::vector<Request> requests_;
 };
 
-// Both services of normd.v1 with answers that a test sets, on a port of the system's choice. Set the answers before the
-// first call.
+// The services of normd.v1 for layers and normalization with answers that a test sets, and `more` services, on a port
+// of the system's choice or the given one. Set the answers before the first call.
 class FakeServer {
  public:
-  FakeServer() {
+  explicit FakeServer(const std::vector<grpc::Service*>& more = {}, int port = 0) {
     grpc::ServerBuilder builder;
-    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+    builder.AddListeningPort(absl::StrCat("127.0.0.1:", port), grpc::InsecureServerCredentials(), &port_);
+    for (grpc::Service* service : more) builder.RegisterService(service);
     builder.RegisterService(&layers_);
     builder.RegisterService(&normalization_);
     builder.SetMaxReceiveMessageSize(-1);
@@ -72,10 +74,12 @@ class FakeServer {
     EXPECT_NE(server_, nullptr);
     internal::handover::Give();
   }
-  ~FakeServer() { server_->Shutdown(); }
+  // Ends the calls that are under way.
+  ~FakeServer() { server_->Shutdown(std::chrono::system_clock::now()); }
   FakeServer(const FakeServer&) = delete;
   FakeServer& operator=(const FakeServer&) = delete;
 
+  int port() const { return port_; }
   std::string target() const { return absl::StrCat("127.0.0.1:", port_); }
 
   FakeMethod<v1::CreateLayerRequest, v1::CreateLayerResponse> create_layer;

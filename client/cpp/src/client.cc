@@ -1,5 +1,6 @@
 #include "client/cpp/src/client.h"
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
@@ -8,11 +9,16 @@
 #include "client/cpp/src/connection.h"
 #include "client/cpp/src/convert.h"
 #include "client/cpp/src/memory.h"
+#include "client/cpp/src/shared_call.h"
+#include "client/cpp/src/shared_memory.h"
 #include "client/cpp/src/tensor_call.h"
 
 namespace normd {
 namespace internal {
 namespace {
+
+// For shared memory to be made, before a tensor goes another way.
+constexpr absl::Duration kLongestWait = absl::Seconds(5);
 
 v1::LayerView ViewOf(bool with_state) { return with_state ? v1::LAYER_VIEW_STATE : v1::LAYER_VIEW_CONFIG; }
 
@@ -25,7 +31,17 @@ absl::StatusOr<Layer> LayerOf(const absl::StatusOr<Response>& response) {
 class GrpcClient : public Client {
  public:
   GrpcClient(absl::string_view target, const ClientOptions& options, std::shared_ptr<Runtime> runtime)
-      : connection_(target, options, std::move(runtime)) {}
+      : connection_(std::make_unique<Connection>(target, options, runtime)) {
+    if (options.transport == Transport::kSharedMemory) {
+      shared_memory_ = std::make_unique<SharedMemory>(connection_->channel(), options, std::move(runtime));
+    }
+  }
+
+  // The calls use both, and end before either goes.
+  ~GrpcClient() override {
+    connection_->Wait();
+    shared_memory_.reset();
+  }
 
   absl::StatusOr<Layer> CreateLayer(const LayerSpec& spec, const CallOptions& options) override {
     v1::CreateLayerRequest request;
@@ -34,14 +50,14 @@ class GrpcClient : public Client {
     request.set_preset(spec.preset);
     if (spec.initial_state) *request.mutable_initial_state() = ToProto(*spec.initial_state);
     request.set_request_id(RequestId(options));
-    return LayerOf(connection_.Call<v1::CreateLayerResponse>(request, options, request.request_id()));
+    return LayerOf(connection_->Call<v1::CreateLayerResponse>(request, options, request.request_id()));
   }
 
   absl::StatusOr<Layer> GetLayer(absl::string_view name, bool with_state, const CallOptions& options) override {
     v1::GetLayerRequest request;
     request.set_name(name.data(), name.size());
     request.set_view(ViewOf(with_state));
-    return LayerOf(connection_.Call<v1::GetLayerResponse>(request, options));
+    return LayerOf(connection_->Call<v1::GetLayerResponse>(request, options));
   }
 
   absl::StatusOr<LayerPage> ListLayers(const ListLayersOptions& list, const CallOptions& options) override {
@@ -50,7 +66,7 @@ class GrpcClient : public Client {
     request.set_page_size(list.page_size);
     request.set_page_token(list.page_token);
     request.set_view(ViewOf(list.with_state));
-    absl::StatusOr<v1::ListLayersResponse> response = connection_.Call<v1::ListLayersResponse>(request, options);
+    absl::StatusOr<v1::ListLayersResponse> response = connection_->Call<v1::ListLayersResponse>(request, options);
     if (!response.ok()) return response.status();
     LayerPage page;
     page.layers.reserve(response->layers_size());
@@ -68,7 +84,7 @@ class GrpcClient : public Client {
     for (const std::string& field : fields) request.mutable_update_mask()->add_paths(field);
     request.set_etag(etag.data(), etag.size());
     request.set_request_id(RequestId(options));
-    return LayerOf(connection_.Call<v1::UpdateLayerResponse>(request, options, request.request_id()));
+    return LayerOf(connection_->Call<v1::UpdateLayerResponse>(request, options, request.request_id()));
   }
 
   absl::Status DeleteLayer(absl::string_view name, absl::string_view etag, const CallOptions& options) override {
@@ -76,7 +92,7 @@ class GrpcClient : public Client {
     request.set_name(name.data(), name.size());
     request.set_etag(etag.data(), etag.size());
     request.set_request_id(RequestId(options));
-    return connection_.Call<v1::DeleteLayerResponse>(request, options, request.request_id()).status();
+    return connection_->Call<v1::DeleteLayerResponse>(request, options, request.request_id()).status();
   }
 
   absl::StatusOr<Layer> ResetStatistics(absl::string_view name, int64_t expected_version,
@@ -85,7 +101,7 @@ class GrpcClient : public Client {
     request.set_name(name.data(), name.size());
     request.set_expected_version(expected_version);
     request.set_request_id(RequestId(options));
-    return LayerOf(connection_.Call<v1::ResetStatisticsResponse>(request, options, request.request_id()));
+    return LayerOf(connection_->Call<v1::ResetStatisticsResponse>(request, options, request.request_id()));
   }
 
   absl::StatusOr<Layer> SetState(absl::string_view name, const LayerState& state, int64_t expected_version,
@@ -96,20 +112,23 @@ class GrpcClient : public Client {
     request.set_expected_version(expected_version);
     request.set_reset_optimizer(reset_optimizer);
     request.set_request_id(RequestId(options));
-    return LayerOf(connection_.Call<v1::SetStateResponse>(request, options, request.request_id()));
+    return LayerOf(connection_->Call<v1::SetStateResponse>(request, options, request.request_id()));
   }
 
   absl::StatusOr<Tensor> AllocateTensor(DType dtype, std::vector<int64_t> shape, Layout layout) override {
     const absl::StatusOr<std::size_t> size = CheckedBytesOf(shape, dtype);
     if (!size.ok()) return size.status();
-    std::shared_ptr<char> memory = PooledMemory(*size, &connection_.buffers());
+    std::shared_ptr<char> memory;
+    if (shared_memory_ != nullptr && shared_memory_->Wants(*size))
+      memory = shared_memory_->Acquire(*size, kLongestWait);
+    if (memory == nullptr) memory = PooledMemory(*size, &connection_->buffers());
     if (memory == nullptr) return absl::ResourceExhaustedError(absl::StrCat("no memory for ", *size, " bytes"));
     return Tensor(dtype, std::move(shape), layout, std::move(memory), *size);
   }
 
   absl::StatusOr<TrainStepResult> TrainStep(absl::string_view layer, const TensorView& x,
                                             const TrainStepOptions& options) override {
-    return Run<TrainStepResult>(TrainStepCall(layer, x, options, &connection_.runtime()), options);
+    return Run<TrainStepResult>(TrainStepCall(layer, x, options, &connection_->runtime()), options);
   }
 
   absl::StatusOr<InferResult> Infer(absl::string_view layer, const TensorView& x,
@@ -124,12 +143,12 @@ class GrpcClient : public Client {
 
   absl::StatusOr<BackwardResult> Backward(absl::string_view layer, const TensorView& x, const TensorView& dy,
                                           const BackwardOptions& options) override {
-    return Run<BackwardResult>(BackwardCall(layer, x, dy, options, &connection_.runtime()), options);
+    return Run<BackwardResult>(BackwardCall(layer, x, dy, options, &connection_->runtime()), options);
   }
 
   absl::StatusOr<ServingStatus> Health(absl::string_view service, const CallOptions& options) override {
     const absl::StatusOr<HealthResponse> response =
-        connection_.Call<HealthResponse>(HealthRequest{{service.data(), service.size()}}, options);
+        connection_->Call<HealthResponse>(HealthRequest{{service.data(), service.size()}}, options);
     if (!response.ok()) return response.status();
     switch (response->status) {
       case 1:
@@ -143,7 +162,7 @@ class GrpcClient : public Client {
 
   void TrainStepAsync(absl::string_view layer, const TensorView& x, const TrainStepOptions& options,
                       std::function<void(absl::StatusOr<TrainStepResult>)> done) override {
-    Start(TrainStepCall(layer, x, options, &connection_.runtime()), options, std::move(done));
+    Start(TrainStepCall(layer, x, options, &connection_->runtime()), options, std::move(done));
   }
 
   void InferAsync(absl::string_view layer, const TensorView& x, const InferOptions& options,
@@ -158,47 +177,75 @@ class GrpcClient : public Client {
 
   void BackwardAsync(absl::string_view layer, const TensorView& x, const TensorView& dy, const BackwardOptions& options,
                      std::function<void(absl::StatusOr<BackwardResult>)> done) override {
-    Start(BackwardCall(layer, x, dy, options, &connection_.runtime()), options, std::move(done));
+    Start(BackwardCall(layer, x, dy, options, &connection_->runtime()), options, std::move(done));
   }
 
  private:
   // Made once per call, here, so that every attempt carries the same one.
   std::string RequestId(const CallOptions& options) {
-    return options.request_id.empty() ? connection_.runtime().NewRequestId() : options.request_id;
+    return options.request_id.empty() ? connection_->runtime().NewRequestId() : options.request_id;
   }
 
   template <typename Result>
   absl::StatusOr<Result> Run(absl::StatusOr<TensorCall> call, const CallOptions& options) {
     if (!call.ok()) return call.status();
-    if (absl::Status status = OwnInputs(&*call, &connection_.buffers()); !status.ok()) return status;
-    const TensorRequest request{call->method, Encode(*call).Finish()};
-    const absl::StatusOr<grpc::ByteBuffer> answer =
-        connection_.Call<grpc::ByteBuffer>(request, options, call->request_id);
-    if (!answer.ok()) return answer.status();
-    return Decode<Result>(*call, *answer, &connection_.buffers());
+    const absl::Duration start = connection_->runtime().Now();
+    CallOptions left = options;
+    if (shared_memory_ != nullptr) {
+      Place(shared_memory_.get(), std::min(kLongestWait, connection_->TimeoutOf(options)), &*call);
+      left.timeout = connection_->TimeoutOf(options) - (connection_->runtime().Now() - start);
+    }
+    if (absl::Status status = OwnInputs(&*call, &connection_->buffers()); !status.ok()) return status;
+    for (;;) {
+      const TensorRequest request{call->method, Encode(*call).Finish()};
+      const absl::StatusOr<grpc::ByteBuffer> answer =
+          connection_->Call<grpc::ByteBuffer>(request, left, call->request_id);
+      if (answer.ok()) return Decode<Result>(*call, *answer, &connection_->buffers());
+      if (shared_memory_ == nullptr || !Settle(shared_memory_.get(), answer.status(), &*call)) return answer.status();
+      left.timeout = connection_->TimeoutOf(options) - (connection_->runtime().Now() - start);
+    }
   }
 
   template <typename Result>
   void Start(absl::StatusOr<TensorCall> call, const CallOptions& options,
              std::function<void(absl::StatusOr<Result>)> done) {
-    const absl::Status status = call.ok() ? OwnInputs(&*call, &connection_.buffers()) : call.status();
+    // Without waiting: until there is a region, tensors go in the messages.
+    if (call.ok() && shared_memory_ != nullptr) Place(shared_memory_.get(), absl::ZeroDuration(), &*call);
+    const absl::Status status = call.ok() ? OwnInputs(&*call, &connection_->buffers()) : call.status();
     if (!status.ok()) {
       // Not from here: the caller may hold a lock that `done` takes.
-      connection_.RunSoon([status, done = std::move(done)] { done(status); });
+      connection_->RunSoon([status, done = std::move(done)] { done(status); });
       return;
     }
+    Send<Result>(std::make_shared<TensorCall>(*std::move(call)), options, std::move(done));
+  }
+
+  template <typename Result>
+  void Send(const std::shared_ptr<TensorCall>& call, const CallOptions& options,
+            std::function<void(absl::StatusOr<Result>)> done) {
     TensorRequest request{call->method, Encode(*call).Finish()};
-    // The request holds the tensors now, and lets go of them when it is sent for good.
-    call->inputs.clear();
-    std::string request_id = call->request_id;
-    connection_.CallAsync<grpc::ByteBuffer>(
-        std::move(request), options, std::move(request_id),
-        [this, call = *std::move(call), done = std::move(done)](absl::StatusOr<grpc::ByteBuffer> answer) {
-          done(answer.ok() ? Decode<Result>(call, *answer, &connection_.buffers()) : answer.status());
+    // Without shared memory the request holds the tensors now, and lets go of them when it is sent for good.
+    if (shared_memory_ == nullptr) call->inputs.clear();
+    const absl::Duration start = connection_->runtime().Now();
+    connection_->CallAsync<grpc::ByteBuffer>(
+        std::move(request), options, call->request_id,
+        [this, call, options, start, done = std::move(done)](const absl::StatusOr<grpc::ByteBuffer>& answer) {
+          if (!answer.ok() && shared_memory_ != nullptr && Settle(shared_memory_.get(), answer.status(), call.get())) {
+            CallOptions left = options;
+            left.timeout = connection_->TimeoutOf(options) - (connection_->runtime().Now() - start);
+            return Send<Result>(call, left, done);
+          }
+          absl::StatusOr<Result> result =
+              answer.ok() ? Decode<Result>(*call, *answer, &connection_->buffers()) : answer.status();
+          // Whoever gets the result has the tensors for itself.
+          *call = {};
+          done(std::move(result));
         });
   }
 
-  Connection connection_;
+  const std::unique_ptr<Connection> connection_;
+  // Null: everything travels in messages.
+  std::unique_ptr<SharedMemory> shared_memory_;
 };
 
 }  // namespace

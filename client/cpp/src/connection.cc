@@ -50,7 +50,7 @@ Connection::Connection(absl::string_view target, const ClientOptions& options, s
       stub_(OpenChannel(target_, options)),
       buffers_(options.max_buffer_bytes) {}
 
-Connection::~Connection() {
+void Connection::Wait() {
   std::unique_lock<std::mutex> lock(mutex_);
   idle_.wait(lock, [this] { return pending_ == 0; });
 }

@@ -29,19 +29,24 @@ namespace normd::internal {
 class Connection {
  public:
   Connection(absl::string_view target, const ClientOptions& options, std::shared_ptr<Runtime> runtime);
-  // Waits until every asynchronous call is done. Must not run inside the `done` of one.
-  ~Connection();
+  ~Connection() { Wait(); }
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
+  // Until every asynchronous call is done. Must not run inside the `done` of one.
+  void Wait();
+
   Runtime& runtime() { return *runtime_; }
+  const std::shared_ptr<grpc::Channel>& channel() const { return stub_.channel(); }
   // Of the tensors that are sent and received.
   wire::BufferPool& buffers() { return buffers_; }
+
+  absl::Duration TimeoutOf(const CallOptions& options) const { return options.timeout.value_or(options_.timeout); }
 
   // Sends `request` until it is answered for good; blocks. `request_id` is only for the text of a failure.
   template <typename Response, typename Request>
   absl::StatusOr<Response> Call(const Request& request, const CallOptions& options, absl::string_view request_id = "") {
-    Attempts attempts(options_.retry, options.timeout.value_or(options_.timeout), runtime_.get());
+    Attempts attempts(options_.retry, TimeoutOf(options), runtime_.get());
     for (;;) {
       Response response;
       grpc::ClientContext context;
@@ -74,7 +79,7 @@ class Connection {
     AsyncCall(Connection* owner, Request message, const CallOptions& options, std::string id,
               std::function<void(absl::StatusOr<Response>)> callback)
         : connection(owner),
-          attempts(owner->options_.retry, options.timeout.value_or(owner->options_.timeout), owner->runtime_.get()),
+          attempts(owner->options_.retry, owner->TimeoutOf(options), owner->runtime_.get()),
           request(std::move(message)),
           request_id(std::move(id)),
           done(std::move(callback)) {}

@@ -1,6 +1,7 @@
 #include "client/cpp/src/convert.h"
 
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <string>
@@ -291,14 +292,21 @@ absl::StatusOr<Tensor> TakeTensor(const v1::Tensor& tensor, const Elements& elem
   }
   const Layout layout = tensor.layout() == v1::LAYOUT_CHANNELS_LAST ? Layout::kChannelsLast : Layout::kChannelsFirst;
   std::vector<int64_t> shape = ToVector(tensor.shape());
-  const std::size_t size = elements.payload.size;
+  const std::size_t size = elements.shared.empty() ? elements.payload.size : elements.shared.size();
   if (BytesOf(shape, *dtype) != size || (!elements.into.empty() && elements.into.size() != size)) {
     return absl::InternalError(absl::StrCat("the server answered with a tensor of shape [", absl::StrJoin(shape, ", "),
                                             "] and ", size, " bytes of ", NameOf(*dtype)));
   }
   if (!elements.into.empty()) {
-    elements.message->Copy(elements.payload.begin, size, elements.into.data());
+    if (elements.shared.empty()) {
+      elements.message->Copy(elements.payload.begin, size, elements.into.data());
+    } else if (elements.shared.data() != elements.into.data()) {
+      std::memcpy(elements.into.data(), elements.shared.data(), size);
+    }
     return Tensor(*dtype, std::move(shape), layout, nullptr, 0);
+  }
+  if (!elements.shared.empty()) {
+    return Tensor(*dtype, std::move(shape), layout, {elements.owner, elements.shared.data()}, size);
   }
   std::shared_ptr<char> memory = PooledMemory(size, elements.pool);
   if (memory == nullptr) {

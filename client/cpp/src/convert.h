@@ -1,6 +1,8 @@
 #ifndef NORMD_CLIENT_CPP_SRC_CONVERT_H_
 #define NORMD_CLIENT_CPP_SRC_CONVERT_H_
 
+#include <memory>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -40,6 +42,10 @@ struct Elements {
   // Empty: to a Tensor, with memory of `pool` or, when that has no room, of the system.
   absl::Span<char> into;
   wire::BufferPool* pool = nullptr;
+  // Not in the message but here, in memory that `owner` keeps, if this is not empty. They stay there unless `into` is
+  // elsewhere.
+  absl::Span<char> shared = {};
+  std::shared_ptr<char> owner = {};
 };
 // With `into` the tensor has no elements. INTERNAL: the server's tensor does not fit itself, or `into`; nothing was
 // written then. RESOURCE_EXHAUSTED: no memory.

@@ -40,6 +40,8 @@ class Stub {
  public:
   explicit Stub(std::shared_ptr<grpc::Channel> channel);
 
+  const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+
   // One attempt; blocks.
   grpc::Status Call(grpc::ClientContext* context, const v1::CreateLayerRequest& request,
                     v1::CreateLayerResponse* response) {

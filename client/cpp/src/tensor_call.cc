@@ -19,14 +19,15 @@ std::string OrNew(const std::string& request_id, Runtime* runtime) {
   return request_id.empty() ? runtime->NewRequestId() : request_id;
 }
 
-// Says where the result goes: as long as `like`, unless it is omitted.
-absl::Status SetOutput(absl::string_view layer, absl::Span<char> into, const TensorView& like, bool omitted,
-                       TensorCall* call) {
+// Says where the result goes: as long as `like`, unless it is omitted. `field` is that of a place in shared memory.
+absl::Status SetOutput(absl::string_view layer, std::uint32_t field, absl::Span<char> into, const TensorView& like,
+                       bool omitted, TensorCall* call) {
   const std::size_t size = omitted ? 0 : like.data.size();
   if (!into.empty() && into.size() != size) {
     return absl::InvalidArgumentError(absl::StrCat("layer '", layer, "': `into` has ", into.size(), " bytes, want ",
                                                    size, omitted ? ", since the result is omitted" : ""));
   }
+  call->output_field = field;
   call->output_bytes = size;
   call->into = into;
   return absl::OkStatus();
@@ -46,16 +47,24 @@ grpc::Slice Share(absl::Span<const char> data, std::shared_ptr<const void> owner
 
 template <typename Request>
 absl::StatusOr<TensorCall> InferenceCall(TensorMethod method, absl::string_view name, std::uint32_t field,
-                                         absl::string_view layer, const TensorView& tensor,
+                                         std::uint32_t output_field, absl::string_view layer, const TensorView& tensor,
                                          const InferOptions& options) {
   if (absl::Status status = CheckTensor(layer, name, tensor); !status.ok()) return status;
-  TensorCall call{.method = method, .inputs = {{field, tensor}}};
-  if (absl::Status status = SetOutput(layer, options.into, tensor, false, &call); !status.ok()) return status;
+  TensorCall call{.method = method, .inputs = {{.field = field, .tensor = tensor}}};
+  if (absl::Status status = SetOutput(layer, output_field, options.into, tensor, false, &call); !status.ok())
+    return status;
   auto request = std::make_shared<Request>();
   request->set_layer(layer.data(), layer.size());
   request->set_version(options.version);
   call.fields = std::move(request);
   return call;
+}
+
+v1::SharedMemoryRange RangeOf(const SharedMemory::Place& place) {
+  v1::SharedMemoryRange range;
+  range.set_region(place.region);
+  range.set_offset(place.offset);
+  return range;
 }
 
 template <typename Response>
@@ -69,7 +78,12 @@ auto DecodeAs(const TensorCall& call, const grpc::ByteBuffer& answer, wire::Buff
       !status.ok()) {
     return Result(absl::InternalError(absl::StrCat("the server's answer cannot be read: ", status.message())));
   }
-  return Take(&response, {&message, payloads[0], call.into, pool});
+  Elements elements{&message, payloads[0], call.into, pool, {}};
+  if (call.output.has_value() && payloads[0].size == 0) {
+    elements.shared = {call.output->data(), call.output_bytes};
+    elements.owner = call.output->memory;
+  }
+  return Take(&response, elements);
 }
 
 }  // namespace
@@ -77,8 +91,12 @@ auto DecodeAs(const TensorCall& call, const grpc::ByteBuffer& answer, wire::Buff
 absl::StatusOr<TensorCall> TrainStepCall(absl::string_view layer, const TensorView& x, const TrainStepOptions& options,
                                          Runtime* runtime) {
   if (absl::Status status = CheckTensor(layer, "x", x); !status.ok()) return status;
-  TensorCall call{.method = TensorMethod::kTrainStep, .inputs = {{v1::TrainStepRequest::kXFieldNumber, x}}};
-  if (absl::Status status = SetOutput(layer, options.into, x, options.omit_output, &call); !status.ok()) return status;
+  TensorCall call{.method = TensorMethod::kTrainStep,
+                  .inputs = {{.field = v1::TrainStepRequest::kXFieldNumber, .tensor = x}}};
+  if (absl::Status status = SetOutput(layer, v1::TrainStepRequest::kYSharedMemoryFieldNumber, options.into, x,
+                                      options.omit_output, &call);
+      !status.ok())
+    return status;
   // A step that stores nothing needs no memory of it on the server.
   call.request_id = options.skip_update ? options.request_id : OrNew(options.request_id, runtime);
   auto request = std::make_shared<v1::TrainStepRequest>();
@@ -93,12 +111,13 @@ absl::StatusOr<TensorCall> TrainStepCall(absl::string_view layer, const TensorVi
 }
 
 absl::StatusOr<TensorCall> InferCall(absl::string_view layer, const TensorView& x, const InferOptions& options) {
-  return InferenceCall<v1::InferRequest>(TensorMethod::kInfer, "x", v1::InferRequest::kXFieldNumber, layer, x, options);
+  return InferenceCall<v1::InferRequest>(TensorMethod::kInfer, "x", v1::InferRequest::kXFieldNumber,
+                                         v1::InferRequest::kYSharedMemoryFieldNumber, layer, x, options);
 }
 
 absl::StatusOr<TensorCall> DenormalizeCall(absl::string_view layer, const TensorView& y, const InferOptions& options) {
   return InferenceCall<v1::DenormalizeRequest>(TensorMethod::kDenormalize, "y", v1::DenormalizeRequest::kYFieldNumber,
-                                               layer, y, options);
+                                               v1::DenormalizeRequest::kXSharedMemoryFieldNumber, layer, y, options);
 }
 
 absl::StatusOr<TensorCall> BackwardCall(absl::string_view layer, const TensorView& x, const TensorView& dy,
@@ -108,9 +127,13 @@ absl::StatusOr<TensorCall> BackwardCall(absl::string_view layer, const TensorVie
   if (absl::Status status = CheckTogether(layer, x, dy); !status.ok()) return status;
   TensorCall call{
       .method = TensorMethod::kBackward,
-      .inputs = {{v1::BackwardRequest::kXFieldNumber, x}, {v1::BackwardRequest::kDyFieldNumber, dy}},
+      .inputs = {{.field = v1::BackwardRequest::kXFieldNumber, .tensor = x},
+                 {.field = v1::BackwardRequest::kDyFieldNumber, .tensor = dy}},
   };
-  if (absl::Status status = SetOutput(layer, options.into, x, options.omit_dx, &call); !status.ok()) return status;
+  if (absl::Status status =
+          SetOutput(layer, v1::BackwardRequest::kDxSharedMemoryFieldNumber, options.into, x, options.omit_dx, &call);
+      !status.ok())
+    return status;
   const bool mutates = !std::holds_alternative<std::monostate>(options.optimizer);
   call.request_id = mutates ? OrNew(options.request_id, runtime) : options.request_id;
   auto request = std::make_shared<v1::BackwardRequest>();
@@ -151,8 +174,16 @@ wire::MessageWriter Encode(const TensorCall& call) {
   for (const TensorCall::Input& input : call.inputs) {
     v1::Tensor header;
     DescribeTensor(input.tensor, &header);
+    if (input.place.has_value()) {
+      *header.mutable_shared_memory() = RangeOf(*input.place);
+      writer.AppendBytes(input.field, grpc::Slice(header.SerializeAsString()));
+      continue;
+    }
     writer.AppendPayload(input.field, header, v1::Tensor::kDataFieldNumber,
                          Share(input.tensor.data, input.tensor.owner));
+  }
+  if (call.output.has_value()) {
+    writer.AppendBytes(call.output_field, grpc::Slice(RangeOf(*call.output).SerializeAsString()));
   }
   return writer;
 }

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "client/cpp/src/runtime.h"
+#include "client/cpp/src/shared_memory.h"
 #include "client/cpp/src/stub.h"
 #include "normd/client.h"
 #include "normd/tensor.h"
@@ -29,6 +31,8 @@ struct TensorCall {
     // Of the tensor in the request.
     std::uint32_t field = 0;
     TensorView tensor;
+    // Where it stands in shared memory, if it does.
+    std::optional<SharedMemory::Place> place = {};
   };
 
   TensorMethod method = TensorMethod::kInfer;
@@ -39,6 +43,9 @@ struct TensorCall {
   std::size_t output_bytes = 0;
   // Where they go; empty: into a Tensor.
   absl::Span<char> into = {};
+  // The request's field that says where in shared memory they go, and the place, if there is one.
+  std::uint32_t output_field = 0;
+  std::optional<SharedMemory::Place> output = {};
   // Empty when the call has none.
   std::string request_id = {};
 };
@@ -57,7 +64,8 @@ absl::StatusOr<TensorCall> BackwardCall(absl::string_view layer, const TensorVie
 // was given to send for some time after a call has timed out. RESOURCE_EXHAUSTED: `pool` has no room.
 absl::Status OwnInputs(TensorCall* call, wire::BufferPool* pool);
 
-// The request, in which the tensors stand as slices that share their owners. REQUIRES: OwnInputs was OK. Can be
+// The request, in which the tensors stand as slices that share their owners, or as their places in shared memory.
+// REQUIRES: OwnInputs was OK. Can be
 // repeated.
 wire::MessageWriter Encode(const TensorCall& call);
 

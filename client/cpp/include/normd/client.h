@@ -53,7 +53,10 @@ struct TrainStepOptions : CallOptions {
   // Normalize, but store nothing.
   bool skip_update = false;
   // Where y goes, instead of into TrainStepResult::y, which then has no elements. As long as x, whose memory it may be.
-  // Must stay until the call has ended. Nothing is written unless the call succeeds.
+  // Must stay until the call has ended. Nothing is written unless the call succeeds, with one exception: into memory of
+  // AllocateTensor that is not x's, with Transport::kSharedMemory, the server writes itself. There a call that fails
+  // may have written, and one that fails without an answer (DEADLINE_EXCEEDED, UNAVAILABLE, CANCELLED) may still write:
+  // let go of the tensor then, it is not lent to anybody before that is over.
   absl::Span<char> into = {};
 };
 
@@ -157,8 +160,9 @@ class Client {
                                          bool reset_optimizer = false, const CallOptions& options = {}) = 0;
 
   // A tensor to be filled and sent, or to be written to as `into`; its elements are unspecified. Its memory is this
-  // client's, kept warm: it goes back when the tensor and its copies are gone, which may be after the client. Errors as
-  // of Tensor::Allocate.
+  // client's, kept warm: it goes back when the tensor and its copies are gone, which may be after the client. With
+  // Transport::kSharedMemory the server reads and writes it where it stands, so that nothing is copied at all (results
+  // without `into` stand there too). Errors as of Tensor::Allocate.
   virtual absl::StatusOr<Tensor> AllocateTensor(DType dtype, std::vector<int64_t> shape,
                                                 Layout layout = Layout::kChannelsFirst) = 0;
 

@@ -2,9 +2,11 @@
 #define NORMD_OPTIONS_H_
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
 namespace normd {
@@ -23,6 +25,16 @@ struct RetryPolicy {
   double multiplier = 2.0;
 };
 
+// How tensors travel.
+enum class Transport {
+  // In the messages.
+  kGrpc,
+  // Between client and server on one host: in POSIX shared memory, of which the messages say only where. What is small,
+  // or finds no room, still travels in the messages; so does everything, after one warning, when the server has no
+  // shared memory for this client (it is off, or older, or on another host, or may not read it).
+  kSharedMemory,
+};
+
 // Settings of a Client.
 struct ClientOptions {
   // For every call that sets none of its own; counts all attempts and pauses together.
@@ -34,6 +46,15 @@ struct ClientOptions {
   // next. A call whose tensor has to be copied and finds no room fails with RESOURCE_EXHAUSTED; results find room
   // beside it.
   int64_t max_buffer_bytes = int64_t{16} << 30;
+
+  Transport transport = Transport::kGrpc;
+  // Tensors with fewer bytes travel in the messages, where they are as fast.
+  int64_t shared_memory_min_bytes = 64 << 10;
+  // Most shared memory to hold; the server has a limit of its own.
+  int64_t max_shared_memory_bytes = int64_t{4} << 30;
+  // Gets what is worth knowing but ends no call, on any thread; must not block or call the client. Default: prints a
+  // line to stderr.
+  std::function<void(absl::string_view)> on_warning;
 };
 
 // Settings of one call; they win over ClientOptions.
