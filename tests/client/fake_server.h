@@ -94,6 +94,13 @@ class FakeServer {
   FakeMethod<v1::DenormalizeRequest, v1::DenormalizeResponse> denormalize;
   FakeMethod<v1::BackwardRequest, v1::BackwardResponse> backward;
 
+  // What the streams do.
+  template <typename Request, typename Response>
+  using Stream = std::function<grpc::Status(grpc::ServerContext*, grpc::ServerReaderWriter<Response, Request>*)>;
+  Stream<v1::StepsRequest, v1::StepsResponse> steps;
+  Stream<v1::InferStreamRequest, v1::InferStreamResponse> infer_stream;
+  Stream<v1::TrainStepStreamRequest, v1::TrainStepStreamResponse> train_step_stream;
+
  private:
   class Layers : public v1::LayerService::Service {
    public:
@@ -145,8 +152,30 @@ class FakeServer {
     grpc::Status Backward(grpc::ServerContext* c, const v1::BackwardRequest* q, v1::BackwardResponse* r) override {
       return fake_->backward.Answer(c, q, r);
     }
+    grpc::Status Steps(grpc::ServerContext* c,
+                       grpc::ServerReaderWriter<v1::StepsResponse, v1::StepsRequest>* stream) override {
+      return Serve(fake_->steps, c, stream);
+    }
+    grpc::Status InferStream(
+        grpc::ServerContext* c,
+        grpc::ServerReaderWriter<v1::InferStreamResponse, v1::InferStreamRequest>* stream) override {
+      return Serve(fake_->infer_stream, c, stream);
+    }
+    grpc::Status TrainStepStream(
+        grpc::ServerContext* c,
+        grpc::ServerReaderWriter<v1::TrainStepStreamResponse, v1::TrainStepStreamRequest>* stream) override {
+      return Serve(fake_->train_step_stream, c, stream);
+    }
 
    private:
+    template <typename F, typename S>
+    static grpc::Status Serve(const F& serve, grpc::ServerContext* context, S* stream) {
+      internal::handover::Take();
+      const grpc::Status status = serve(context, stream);
+      internal::handover::Give();
+      return status;
+    }
+
     FakeServer* const fake_;
   };
 

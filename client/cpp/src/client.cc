@@ -6,11 +6,13 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/cpp/src/chunked_call.h"
 #include "client/cpp/src/connection.h"
 #include "client/cpp/src/convert.h"
 #include "client/cpp/src/memory.h"
 #include "client/cpp/src/shared_call.h"
 #include "client/cpp/src/shared_memory.h"
+#include "client/cpp/src/step_stream.h"
 #include "client/cpp/src/tensor_call.h"
 
 namespace normd {
@@ -178,6 +180,21 @@ class GrpcClient : public Client {
   void BackwardAsync(absl::string_view layer, const TensorView& x, const TensorView& dy, const BackwardOptions& options,
                      std::function<void(absl::StatusOr<BackwardResult>)> done) override {
     Start(BackwardCall(layer, x, dy, options, &connection_->runtime()), options, std::move(done));
+  }
+
+  std::unique_ptr<StepStream> OpenSteps(const StepStreamOptions& options) override {
+    return OpenStepStream(connection_.get(), options);
+  }
+
+  absl::StatusOr<InferResult> InferChunked(absl::string_view layer, const ChunkedTensor& x, const ChunkSource& source,
+                                           const ChunkSink& sink, const InferOptions& options) override {
+    return internal::InferChunked(connection_.get(), layer, x, source, sink, options);
+  }
+
+  absl::StatusOr<TrainStepResult> TrainStepChunked(absl::string_view layer, const ChunkedTensor& x,
+                                                   const ChunkSource& source, const ChunkSink& sink,
+                                                   const TrainStepOptions& options) override {
+    return internal::TrainStepChunked(connection_.get(), layer, x, source, sink, options);
   }
 
  private:

@@ -63,6 +63,18 @@ void Connection::RunSoon(std::function<void()> action) {
   });
 }
 
+std::shared_ptr<ByteStream> Connection::OpenStream(const std::string& method, absl::Duration timeout,
+                                                   ByteStream::Events events) {
+  AddPending();
+  auto context = std::make_unique<grpc::ClientContext>();
+  if (!SetTimeLeft(timeout, context.get())) context->set_deadline(gpr_now(GPR_CLOCK_MONOTONIC));
+  events.ended = [this, ended = std::move(events.ended)](const grpc::Status& status) {
+    ended(status);
+    RemovePending();
+  };
+  return ByteStream::Start(stub_.generic(), method, std::move(context), std::move(events));
+}
+
 grpc::Status Connection::NoTimeLeft() {
   return {grpc::StatusCode::DEADLINE_EXCEEDED, "the timeout passed before the call was sent"};
 }

@@ -14,6 +14,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "client/cpp/src/byte_stream.h"
 #include "client/cpp/src/handover.h"
 #include "client/cpp/src/retry.h"
 #include "client/cpp/src/runtime.h"
@@ -68,6 +69,14 @@ class Connection {
     auto call = std::make_shared<AsyncCall<Request, Response>>(this, std::move(request), options, std::move(request_id),
                                                                std::move(done));
     call->Attempt();
+  }
+
+  // Opens a stream of `method`, which counts as a pending call until it has ended, with a deadline unless `timeout` is
+  // infinite. Streams are not tried again.
+  std::shared_ptr<ByteStream> OpenStream(const std::string& method, absl::Duration timeout, ByteStream::Events events);
+  // As the failure of a call with one attempt.
+  absl::Status StreamFailure(const grpc::Status& status, absl::Duration timeout, absl::string_view request_id) const {
+    return ToAbslStatus(status, {target_, 1, timeout, request_id});
   }
 
   // Runs `action` soon on another thread, as one of the pending calls.

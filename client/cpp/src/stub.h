@@ -41,6 +41,8 @@ class Stub {
   explicit Stub(std::shared_ptr<grpc::Channel> channel);
 
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+  // Of methods by name.
+  grpc::GenericStub* generic() { return &generic_; }
 
   // One attempt; blocks.
   grpc::Status Call(grpc::ClientContext* context, const v1::CreateLayerRequest& request,

@@ -33,18 +33,6 @@ absl::Status SetOutput(absl::string_view layer, std::uint32_t field, absl::Span<
   return absl::OkStatus();
 }
 
-// A slice of memory that `owner` keeps alive: gRPC drops its share when it has sent it, on a thread of its own.
-grpc::Slice Share(absl::Span<const char> data, std::shared_ptr<const void> owner) {
-  using Owner = std::shared_ptr<const void>;
-  return grpc::Slice(
-      const_cast<char*>(data.data()), data.size(),
-      [](void* shared) {
-        handover::Take();
-        delete static_cast<Owner*>(shared);
-      },
-      new Owner(std::move(owner)));
-}
-
 template <typename Request>
 absl::StatusOr<TensorCall> InferenceCall(TensorMethod method, absl::string_view name, std::uint32_t field,
                                          std::uint32_t output_field, absl::string_view layer, const TensorView& tensor,
@@ -65,6 +53,20 @@ v1::SharedMemoryRange RangeOf(const SharedMemory::Place& place) {
   range.set_region(place.region);
   range.set_offset(place.offset);
   return range;
+}
+
+std::uint32_t StepField(TensorMethod method) {
+  switch (method) {
+    case TensorMethod::kTrainStep:
+      return v1::StepsRequest::kTrainStepFieldNumber;
+    case TensorMethod::kInfer:
+      return v1::StepsRequest::kInferFieldNumber;
+    case TensorMethod::kDenormalize:
+      return v1::StepsRequest::kDenormalizeFieldNumber;
+    case TensorMethod::kBackward:
+      break;
+  }
+  return v1::StepsRequest::kBackwardFieldNumber;
 }
 
 template <typename Response>
@@ -88,6 +90,30 @@ auto DecodeAs(const TensorCall& call, const grpc::ByteBuffer& answer, wire::Buff
 
 }  // namespace
 
+grpc::Slice Share(absl::Span<const char> data, std::shared_ptr<const void> owner) {
+  using Owner = std::shared_ptr<const void>;
+  return grpc::Slice(
+      const_cast<char*>(data.data()), data.size(),
+      [](void* shared) {
+        handover::Take();
+        delete static_cast<Owner*>(shared);
+      },
+      new Owner(std::move(owner)));
+}
+
+std::string TrainStepFields(absl::string_view layer, const TrainStepOptions& options, Runtime* runtime,
+                            v1::TrainStepRequest* request) {
+  // A step that stores nothing needs no memory of it on the server.
+  std::string request_id = options.skip_update ? options.request_id : OrNew(options.request_id, runtime);
+  request->set_layer(layer.data(), layer.size());
+  request->mutable_gamma()->Assign(options.gamma.begin(), options.gamma.end());
+  request->mutable_beta()->Assign(options.beta.begin(), options.beta.end());
+  request->set_omit_output(options.omit_output);
+  request->set_skip_update(options.skip_update);
+  request->set_request_id(request_id);
+  return request_id;
+}
+
 absl::StatusOr<TensorCall> TrainStepCall(absl::string_view layer, const TensorView& x, const TrainStepOptions& options,
                                          Runtime* runtime) {
   if (absl::Status status = CheckTensor(layer, "x", x); !status.ok()) return status;
@@ -97,15 +123,8 @@ absl::StatusOr<TensorCall> TrainStepCall(absl::string_view layer, const TensorVi
                                       options.omit_output, &call);
       !status.ok())
     return status;
-  // A step that stores nothing needs no memory of it on the server.
-  call.request_id = options.skip_update ? options.request_id : OrNew(options.request_id, runtime);
   auto request = std::make_shared<v1::TrainStepRequest>();
-  request->set_layer(layer.data(), layer.size());
-  request->mutable_gamma()->Assign(options.gamma.begin(), options.gamma.end());
-  request->mutable_beta()->Assign(options.beta.begin(), options.beta.end());
-  request->set_omit_output(options.omit_output);
-  request->set_skip_update(options.skip_update);
-  request->set_request_id(call.request_id);
+  call.request_id = TrainStepFields(layer, options, runtime, request.get());
   call.fields = std::move(request);
   return call;
 }
@@ -188,6 +207,14 @@ wire::MessageWriter Encode(const TensorCall& call) {
   return writer;
 }
 
+grpc::ByteBuffer EncodeStep(const TensorCall& call, int64_t id) {
+  v1::StepsRequest step;
+  step.set_id(id);
+  wire::MessageWriter writer = Encode(call);
+  writer.WrapIn(StepField(call.method), step);
+  return writer.Finish();
+}
+
 template <>
 absl::StatusOr<TrainStepResult> Decode(const TensorCall& call, const grpc::ByteBuffer& answer, wire::BufferPool* pool) {
   return DecodeAs<v1::TrainStepResponse>(call, answer, pool);
@@ -202,6 +229,33 @@ absl::StatusOr<InferResult> Decode(const TensorCall& call, const grpc::ByteBuffe
 template <>
 absl::StatusOr<BackwardResult> Decode(const TensorCall& call, const grpc::ByteBuffer& answer, wire::BufferPool* pool) {
   return DecodeAs<v1::BackwardResponse>(call, answer, pool);
+}
+
+absl::Status ReadStep(const grpc::ByteBuffer& message, StepAnswer* answer) {
+  answer->message = wire::MessageSlices(message);
+  wire::Payload payloads[wire::kMaxPayloads];
+  const absl::Status status =
+      wire::SplitMessage(answer->message, wire::kStepsResponsePayloads, &answer->response, absl::MakeSpan(payloads));
+  if (!status.ok()) return absl::InternalError(absl::StrCat("the server's answer cannot be read: ", status.message()));
+  answer->payload = payloads[0];
+  return absl::OkStatus();
+}
+
+template <>
+absl::StatusOr<TrainStepResult> DecodeStep(const TensorCall& call, StepAnswer* answer, wire::BufferPool* pool) {
+  return Take(answer->response.mutable_train_step(), {&answer->message, answer->payload, call.into, pool, {}, {}});
+}
+
+template <>
+absl::StatusOr<InferResult> DecodeStep(const TensorCall& call, StepAnswer* answer, wire::BufferPool* pool) {
+  const Elements elements{&answer->message, answer->payload, call.into, pool, {}, {}};
+  if (call.method == TensorMethod::kInfer) return Take(answer->response.mutable_infer(), elements);
+  return Take(answer->response.mutable_denormalize(), elements);
+}
+
+template <>
+absl::StatusOr<BackwardResult> DecodeStep(const TensorCall& call, StepAnswer* answer, wire::BufferPool* pool) {
+  return Take(answer->response.mutable_backward(), {&answer->message, answer->payload, call.into, pool, {}, {}});
 }
 
 }  // namespace normd::internal

@@ -3,6 +3,7 @@
 
 #include <google/protobuf/message_lite.h>
 #include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/slice.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -20,8 +21,11 @@
 #include "client/cpp/src/stub.h"
 #include "normd/client.h"
 #include "normd/tensor.h"
+#include "normd/v1/normalization_service.pb.h"
 #include "proto/wire/buffer_pool.h"
+#include "proto/wire/message_slices.h"
 #include "proto/wire/message_writer.h"
+#include "proto/wire/split_message.h"
 
 namespace normd::internal {
 
@@ -60,6 +64,13 @@ absl::StatusOr<TensorCall> DenormalizeCall(absl::string_view layer, const Tensor
 absl::StatusOr<TensorCall> BackwardCall(absl::string_view layer, const TensorView& x, const TensorView& dy,
                                         const BackwardOptions& options, Runtime* runtime);
 
+// Sets the fields of a TrainStep other than x, and returns its request_id, made if there was none.
+std::string TrainStepFields(absl::string_view layer, const TrainStepOptions& options, Runtime* runtime,
+                            v1::TrainStepRequest* request);
+
+// A slice of memory that `owner` keeps alive: gRPC drops its share when it has sent it, on a thread of its own.
+grpc::Slice Share(absl::Span<const char> data, std::shared_ptr<const void> owner);
+
 // Makes the call independent of the caller's memory: copies the tensors that have no owner, once. gRPC may hold what it
 // was given to send for some time after a call has timed out. RESOURCE_EXHAUSTED: `pool` has no room.
 absl::Status OwnInputs(TensorCall* call, wire::BufferPool* pool);
@@ -68,6 +79,9 @@ absl::Status OwnInputs(TensorCall* call, wire::BufferPool* pool);
 // REQUIRES: OwnInputs was OK. Can be
 // repeated.
 wire::MessageWriter Encode(const TensorCall& call);
+
+// The same as one call on a stream of Steps.
+grpc::ByteBuffer EncodeStep(const TensorCall& call, int64_t id);
 
 // What the answer says; its elements are copied once, to `call.into` or to memory of `pool` (or of the system, when the
 // pool has no room: an answer that came is not lost). Result is what `call.method` returns. INTERNAL: the answer does
@@ -80,6 +94,24 @@ template <>
 absl::StatusOr<InferResult> Decode(const TensorCall& call, const grpc::ByteBuffer& answer, wire::BufferPool* pool);
 template <>
 absl::StatusOr<BackwardResult> Decode(const TensorCall& call, const grpc::ByteBuffer& answer, wire::BufferPool* pool);
+
+// An answer on a stream of Steps, and where in the message its elements are.
+struct StepAnswer {
+  wire::MessageSlices message;
+  v1::StepsResponse response;
+  wire::Payload payload;
+};
+// INTERNAL: it cannot be read.
+absl::Status ReadStep(const grpc::ByteBuffer& message, StepAnswer* answer);
+// The result in it, as Decode gives it; its status has been seen to be OK.
+template <typename Result>
+absl::StatusOr<Result> DecodeStep(const TensorCall& call, StepAnswer* answer, wire::BufferPool* pool);
+template <>
+absl::StatusOr<TrainStepResult> DecodeStep(const TensorCall& call, StepAnswer* answer, wire::BufferPool* pool);
+template <>
+absl::StatusOr<InferResult> DecodeStep(const TensorCall& call, StepAnswer* answer, wire::BufferPool* pool);
+template <>
+absl::StatusOr<BackwardResult> DecodeStep(const TensorCall& call, StepAnswer* answer, wire::BufferPool* pool);
 
 }  // namespace normd::internal
 

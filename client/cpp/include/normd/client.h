@@ -15,6 +15,7 @@
 #include "absl/types/span.h"
 #include "normd/layer.h"
 #include "normd/options.h"
+#include "normd/stream.h"
 #include "normd/tensor.h"
 
 namespace normd {
@@ -190,6 +191,22 @@ class Client {
   virtual void BackwardAsync(absl::string_view layer, const TensorView& x, const TensorView& dy,
                              const BackwardOptions& options,
                              std::function<void(absl::StatusOr<BackwardResult>)> done) = 0;
+
+  // Opens a stream for many calls (normd/stream.h). Returns at once; what is wrong with the server shows in the calls.
+  virtual std::unique_ptr<StepStream> OpenSteps(const StepStreamOptions& options = {}) = 0;
+
+  // Infer and TrainStep for a tensor of any size, in chunks, with memory for a few of them here and in the server. They
+  // block, and are not tried again by themselves: a source may not be able to start anew. `into` is not looked at; the
+  // result's tensor has no elements. When a call fails, the sink may have got some chunks already.
+  virtual absl::StatusOr<InferResult> InferChunked(absl::string_view layer, const ChunkedTensor& x,
+                                                   const ChunkSource& source, const ChunkSink& sink,
+                                                   const InferOptions& options = {}) = 0;
+  // The batch is read once for its statistics, which are folded into the layer when it is complete; then, unless `sink`
+  // is null or omit_output is set, a second time, from offset 0, to be normalized with them. A call that fails in the
+  // second pass has changed the layer.
+  virtual absl::StatusOr<TrainStepResult> TrainStepChunked(absl::string_view layer, const ChunkedTensor& x,
+                                                           const ChunkSource& source, const ChunkSink& sink,
+                                                           const TrainStepOptions& options = {}) = 0;
 };
 
 }  // namespace normd
