@@ -14,7 +14,8 @@ quickstart=("${build[@]}" python3 python3-grpcio python3-numpy python3-pip pytho
             python3-sklearn python3-torch python3-venv python3-wheel)
 test=("${quickstart[@]}" clang-format-14 clang-tidy-14 g++-aarch64-linux-gnu libbenchmark-dev libgmock-dev libgtest-dev
       libonnx-testdata mypy python3-onnx python3-pytest python3-torchvision qemu-user shellcheck)
-bench=("${build[@]}" libbenchmark-dev libdnnl-dev libtorch-dev python3 python3-matplotlib)
+bench=("${build[@]}" libbenchmark-dev libdnnl-dev libtorch-dev python3 python3-grpcio python3-matplotlib python3-numpy
+       python3-protobuf python3-torch)
 
 case "${1:-}" in
   build) wanted=("${build[@]}") ;;

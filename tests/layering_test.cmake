@@ -3,15 +3,16 @@ cmake_minimum_required(VERSION 3.25)
 # Reads every #include under server/ and client/ and fails on one that goes against the arrows of the house (README, "Map").
 # cmake -D SOURCE_DIR=<checkout> -P tests/layering_test.cmake
 
-# What each folder may include, besides itself: folders of ours, and the markers <grpc> and <proto> for the libraries and
-# generated messages that stop at the edge of the house.
+# What each folder may include, besides itself: folders of ours, and the markers <grpc>, <proto> and <wire> for the libraries,
+# generated messages and their encoding, which stop at the edge of the house.
 set(allowed_server_base "")
 set(allowed_server_layer server/base)
 set(allowed_server_kernels server/base <openmp>)
 set(allowed_server_registry server/layer server/kernels server/base)
-set(allowed_server_service server/registry server/layer server/kernels server/base <proto> <grpc>)
-set(allowed_server_app server/service server/registry server/layer server/kernels server/base <proto> <grpc>)
-set(allowed_client_cpp <proto> <grpc> <sdk>)
+set(allowed_server_shm server/base)
+set(allowed_server_service server/registry server/shm server/layer server/kernels server/base <proto> <grpc> <wire>)
+set(allowed_server_app server/service server/registry server/shm server/layer server/kernels server/base <proto> <grpc> <wire>)
+set(allowed_client_cpp <proto> <grpc> <wire> <sdk>)
 set(allowed_client_cli <sdk>)
 
 set(errors "")
@@ -42,6 +43,8 @@ foreach(source ${sources})
       set(target ${CMAKE_MATCH_1})
     elseif(header MATCHES "^(normd/v1|google/protobuf)/")
       set(target <proto>)
+    elseif(header MATCHES "^proto/wire/")
+      set(target <wire>)
     elseif(header MATCHES "^(grpc|grpcpp|grpc\\+\\+)/")
       set(target <grpc>)
     elseif(header MATCHES "^normd/")

@@ -23,14 +23,7 @@ constexpr std::size_t kMinKeptBytes = 64 << 10;
 constexpr std::size_t kStepsPerOctave = 4;
 constexpr std::size_t kNumClasses = kStepsPerOctave * std::numeric_limits<std::size_t>::digits;
 
-// The size rounded up to its class.
-std::size_t CapacityFor(std::size_t size) {
-  if (size < kMinKeptBytes) return (std::max<std::size_t>(size, 1) + kAlignment - 1) / kAlignment * kAlignment;
-  const std::size_t step = std::bit_floor(size) / kStepsPerOctave;
-  return (size + step - 1) / step * step;
-}
-
-// REQUIRES: CapacityFor gave `capacity`.
+// REQUIRES: BufferPool::CapacityFor gave `capacity`.
 std::size_t ClassOf(std::size_t capacity) {
   const std::size_t octave = std::bit_floor(capacity);
   const auto log2 = static_cast<std::size_t>(std::countr_zero(octave));
@@ -161,13 +154,21 @@ BufferPool::BufferPool(int64_t budget_bytes)
 
 BufferPool::~BufferPool() { ReleaseKept(absl::ZeroDuration()); }
 
-Buffer BufferPool::Allocate(std::size_t size) {
+std::size_t BufferPool::CapacityFor(std::size_t size) {
+  if (size < kMinKeptBytes) return (std::max<std::size_t>(size, 1) + kAlignment - 1) / kAlignment * kAlignment;
+  const std::size_t step = std::bit_floor(size) / kStepsPerOctave;
+  return (size + step - 1) / step * step;
+}
+
+Buffer BufferPool::Allocate(std::size_t size, Reservation* reserved) {
   Buffer buffer;
   if (size > std::numeric_limits<std::size_t>::max() / 2) return buffer;
   const std::size_t capacity = CapacityFor(size);
   char* data = nullptr;
   {
     const std::lock_guard<std::mutex> lock(shared_->mutex);
+    const std::size_t ready = reserved == nullptr ? 0 : std::min(reserved->bytes_, capacity);
+    shared_->in_use -= ready;
     if (capacity >= kMinKeptBytes) {
       std::deque<Buffer::Shared::Kept>& list = shared_->lists[ClassOf(capacity)];
       if (!list.empty()) {
@@ -177,7 +178,11 @@ Buffer BufferPool::Allocate(std::size_t size) {
         shared_->in_use += capacity;
       }
     }
-    if (data == nullptr && !shared_->Take(capacity)) return buffer;
+    if (data == nullptr && !shared_->Take(capacity)) {
+      shared_->in_use += ready;
+      return buffer;
+    }
+    if (ready > 0) reserved->bytes_ -= ready;
   }
   if (data == nullptr) data = Map(capacity);
   if (data == nullptr) {
@@ -204,6 +209,13 @@ void BufferPool::Reservation::Release() {
   pool_->GiveBack(bytes_);
   bytes_ = 0;
   pool_.reset();
+}
+
+void BufferPool::Reservation::Release(std::size_t bytes) {
+  if (pool_ == nullptr) return;
+  bytes = std::min(bytes, bytes_);
+  pool_->GiveBack(bytes);
+  bytes_ -= bytes;
 }
 
 BufferPool::Reservation BufferPool::Reserve(std::size_t bytes) {

@@ -57,11 +57,15 @@ class BufferPool {
   BufferPool(const BufferPool&) = delete;
   BufferPool& operator=(const BufferPool&) = delete;
 
-  // Memory of `size` bytes, unspecified content. Counts in the budget with its capacity, at most a quarter more. A null
-  // buffer: there is no room; nothing has changed.
-  Buffer Allocate(std::size_t size);
+  // What a buffer of `size` bytes counts in the budget: at most a quarter more.
+  static std::size_t CapacityFor(std::size_t size);
 
-  // Bytes that somebody else holds, counted in the budget while this lives.
+  class Reservation;
+  // Memory of `size` bytes, unspecified content. What it counts is taken from `reserved` (of this pool, may be null) as
+  // far as that goes. A null buffer: there is no room; nothing has changed.
+  Buffer Allocate(std::size_t size, Reservation* reserved = nullptr);
+
+  // Bytes that somebody else holds or will allocate, counted in the budget while this lives.
   class Reservation {
    public:
     Reservation() = default;
@@ -69,7 +73,9 @@ class BufferPool {
     Reservation(Reservation&& other) noexcept { *this = std::move(other); }
     Reservation& operator=(Reservation&& other) noexcept;
     explicit operator bool() const { return pool_ != nullptr; }
+    // All of it, or as much of `bytes` as it has.
     void Release();
+    void Release(std::size_t bytes);
 
    private:
     friend class BufferPool;

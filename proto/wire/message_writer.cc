@@ -37,6 +37,14 @@ void MessageWriter::AppendFields(const google::protobuf::MessageLite& message) {
   size_ += tail->size() - before;
 }
 
+void MessageWriter::AppendMessage(std::uint32_t number, const google::protobuf::MessageLite& message) {
+  std::string* tail = Tail();
+  const std::size_t before = tail->size();
+  AppendHeader(number, message.ByteSizeLong(), tail);
+  message.AppendToString(tail);
+  size_ += tail->size() - before;
+}
+
 void MessageWriter::AppendBytes(std::uint32_t number, grpc::Slice payload) {
   std::string* tail = Tail();
   const std::size_t before = tail->size();

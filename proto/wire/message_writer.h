@@ -25,6 +25,8 @@ class MessageWriter {
  public:
   // The fields that are set in `message`.
   void AppendFields(const google::protobuf::MessageLite& message);
+  // Field `number`, of message type.
+  void AppendMessage(std::uint32_t number, const google::protobuf::MessageLite& message);
   // Field `number`, of bytes type.
   void AppendBytes(std::uint32_t number, grpc::Slice payload);
   // Field `number`: `message` with `payload` as its bytes field `payload_number`, which is not set in `message`.

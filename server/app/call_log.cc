@@ -6,8 +6,7 @@ namespace normd::app {
 
 void CallLog::OnCall(const service::CallRecord& record) {
   const absl::StatusCode code = record.status.code();
-  const bool our_fault =
-      code == absl::StatusCode::kInternal || code == absl::StatusCode::kUnknown || code == absl::StatusCode::kDataLoss;
+  const bool our_fault = code == absl::StatusCode::kInternal || code == absl::StatusCode::kUnknown;
   const LogLevel level = our_fault ? LogLevel::kError : LogLevel::kDebug;
   if (!logger_->Enabled(level)) return;
   logger_->Log(level, "call",
@@ -16,8 +15,8 @@ void CallLog::OnCall(const service::CallRecord& record) {
                 {"code", absl::StatusCodeToString(code)},
                 {"error", record.status.message()},
                 {"duration_ms", absl::ToDoubleMilliseconds(record.duration)},
-                {"request_bytes", record.request.ByteSizeLong()},
-                {"response_bytes", record.status.ok() ? record.response.ByteSizeLong() : 0},
+                {"request_bytes", record.request_bytes},
+                {"response_bytes", record.response_bytes},
                 {"peer", record.context.peer()}});
 }
 

@@ -7,7 +7,7 @@
 namespace normd::app {
 
 // The access log: a line per call at level debug, and at level error where the server itself is at fault (INTERNAL,
-// UNKNOWN, DATA_LOSS).
+// UNKNOWN).
 class CallLog final : public service::CallObserver {
  public:
   // `logger` outlives the log.

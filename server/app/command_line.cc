@@ -59,6 +59,11 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   app.add_option("--threads", server.threads,
                  "Cores that one large tensor may use; 0: what the affinity mask and the cgroup quota allow")
       ->check(CLI::Range(0, 1024));
+  app.add_flag("--shared-memory", server.shared_memory,
+               "Let clients on this host pass tensors in POSIX shared memory that they register");
+  app.add_option("--max-shared-memory-bytes", server.max_shared_memory_bytes,
+                 "Most bytes of registered shared memory; more get RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(int64_t{4096}, int64_t{1} << 46));
   app.set_config("--config", "", "TOML file with these names and values; flags win over it", false)
       ->configurable(false)
       ->type_name("FILE");

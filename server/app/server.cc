@@ -4,14 +4,18 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "server/app/listen_address.h"
+#include "server/base/cgroup.h"
 #include "server/base/clock.h"
 #include "server/kernels/parallelism.h"
 
@@ -28,6 +32,19 @@ void PrepareGrpc() {
     return true;
   }();
   static_cast<void>(once);
+}
+
+// The other half is for gRPC, the layers and the page cache.
+int64_t DefaultMemoryBudget() {
+  const int64_t machine = int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE);
+  return std::min(machine, base::CgroupMemoryBytes("").value_or(machine)) / 2;
+}
+
+std::unique_ptr<shm::RegionRegistry> NewRegionRegistry(const ServerOptions& options) {
+  if (!options.shared_memory) return nullptr;
+  shm::RegionRegistryOptions limits;
+  limits.max_bytes = options.max_shared_memory_bytes;
+  return std::make_unique<shm::RegionRegistry>(limits);
 }
 
 }  // namespace
@@ -47,10 +64,15 @@ Server::Server(const ServerOptions& options, int cores, Logger* logger)
     : logger_(logger),
       call_log_(logger),
       registry_(options.limits, base::Clock::System()),
+      regions_(NewRegionRegistry(options)),
       compute_thread_(static_cast<std::size_t>(options.max_waiting_calls)),
+      buffers_(options.memory_budget_bytes > 0 ? options.memory_budget_bytes : DefaultMemoryBudget()),
+      executor_(&compute_thread_, cores),
       layer_service_(&registry_, &call_log_),
-      normalization_service_(&registry_, &compute_thread_, cores, &call_log_),
-      health_service_({v1::LayerService::service_full_name(), v1::NormalizationService::service_full_name()}) {}
+      normalization_service_(&registry_, regions_.get(), &buffers_, &executor_, &call_log_),
+      shared_memory_service_(regions_.get(), &call_log_),
+      health_service_({v1::LayerService::service_full_name(), v1::NormalizationService::service_full_name(),
+                       v1::SharedMemoryService::service_full_name()}) {}
 
 Server::~Server() {
   if (grpc_server_ != nullptr) Shutdown(absl::ZeroDuration());
@@ -81,6 +103,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   }
   builder.RegisterService(&layer_service_);
   builder.RegisterService(&normalization_service_);
+  builder.RegisterService(&shared_memory_service_);
   builder.RegisterService(&health_service_);
   grpc_server_ = builder.BuildAndStart();
   if (grpc_server_ == nullptr) {
@@ -96,6 +119,8 @@ absl::Status Server::Listen(const ServerOptions& options) {
 void Server::Shutdown(absl::Duration drain_timeout) {
   logger_->Log(LogLevel::kInfo, "stopping", {{"drain_timeout_s", absl::ToDoubleSeconds(drain_timeout)}});
   health_service_.Shutdown();
+  normalization_service_.StopStreams();
+  shared_memory_service_.Shutdown();
   grpc_server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(drain_timeout));
   grpc_server_->Wait();
   grpc_server_.reset();  // Waits for handlers that still run.

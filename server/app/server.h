@@ -11,6 +11,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "proto/wire/buffer_pool.h"
 #include "server/app/call_log.h"
 #include "server/app/logger.h"
 #include "server/base/compute_thread.h"
@@ -18,6 +19,9 @@
 #include "server/service/health_service.h"
 #include "server/service/layer_service.h"
 #include "server/service/normalization_service.h"
+#include "server/service/shared_memory_service.h"
+#include "server/service/tensor_executor.h"
+#include "server/shm/region_registry.h"
 
 namespace normd::app {
 
@@ -32,12 +36,18 @@ struct ServerOptions {
   registry::RegistryOptions limits;
   // Cores that one call may use; 0: what the affinity mask and the cgroup quota allow.
   int threads = 0;
-  // Calls with large tensors that may wait for the compute thread, each holding its message in memory.
+  // Tensors and messages in memory at a time, in bytes; 0: half of what the machine and the control groups allow.
+  int64_t memory_budget_bytes = 0;
+  // Calls with large tensors that may wait for the compute thread, each holding its tensors in memory.
   int64_t max_waiting_calls = 256;
+  // Whether clients may register regions of shared memory.
+  bool shared_memory = false;
+  // Most bytes of theirs that are mapped at a time.
+  int64_t max_shared_memory_bytes = int64_t{4} << 30;
 };
 
-// A running normd: registry, compute thread, services, health, reflection and the sockets. Owns all of them. Order of
-// calls: Start, then anything, then Shutdown or the destructor. Thread-safe but for the destructor.
+// A running normd: registry, shared memory, compute thread, services, health, reflection and the sockets. Owns all of
+// them. Order of calls: Start, then anything, then Shutdown or the destructor. Thread-safe but for the destructor.
 class Server {
  public:
   // Listens on every address and serves. On failure nothing is left behind, and the status names the address and the
@@ -52,8 +62,17 @@ class Server {
   // Calls with large tensors that wait for the compute thread.
   std::size_t waiting_calls() const { return compute_thread_.waiting(); }
 
+  // Memory of the calls.
+  wire::BufferPool& buffers() { return buffers_; }
+
   // Says NOT_SERVING to health checks and to those who watch, takes no more calls, waits for the running ones until
   // `drain_timeout` is over, and cancels the rest. Returns when no call runs any more. Once.
+  // Bytes of shared memory that are mapped.
+  int64_t shared_memory_bytes() const { return regions_ != nullptr ? regions_->mapped_bytes() : 0; }
+
+  // Says NOT_SERVING to health checks and to those who watch, ends the sessions of shared memory, takes no more calls,
+  // waits for the running ones until `drain_timeout` is over, and cancels the rest. Returns when no call runs any more.
+  // Once.
   void Shutdown(absl::Duration drain_timeout);
 
  private:
@@ -63,10 +82,15 @@ class Server {
   Logger* const logger_;
   CallLog call_log_;
   registry::LayerRegistry registry_;
+  // Null: shared memory is off.
+  const std::unique_ptr<shm::RegionRegistry> regions_;
   // Outlives the calls, which may wait in it.
   base::ComputeThread compute_thread_;
+  wire::BufferPool buffers_;
+  service::TensorExecutor executor_;
   service::LayerServiceImpl layer_service_;
   service::NormalizationServiceImpl normalization_service_;
+  service::SharedMemoryServiceImpl shared_memory_service_;
   service::HealthService health_service_;
   std::vector<std::string> addresses_;
   std::unique_ptr<grpc::Server> grpc_server_;

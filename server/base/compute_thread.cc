@@ -1,9 +1,16 @@
 #include "server/base/compute_thread.h"
 
+#include <sys/resource.h>
+
 #include <mutex>
 #include <utility>
 
 namespace normd::base {
+namespace {
+
+constexpr int kNiceness = 10;
+
+}  // namespace
 
 ComputeThread::ComputeThread(std::size_t max_waiting) : max_waiting_(max_waiting), thread_([this] { Run(); }) {}
 
@@ -32,6 +39,9 @@ std::size_t ComputeThread::waiting() const {
 }
 
 void ComputeThread::Run() {
+  // Below the threads that serve: a call that takes microseconds does not wait for one that takes milliseconds. The
+  // team that this thread makes inherits it.
+  setpriority(PRIO_PROCESS, 0, kNiceness);
   std::unique_lock<std::mutex> lock(mutex_.native());
   while (true) {
     wake_.wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return stopping_ || !waiting_.empty(); });

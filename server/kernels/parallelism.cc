@@ -9,7 +9,7 @@
 #include <optional>
 #include <thread>
 
-#include "server/kernels/cgroup.h"
+#include "server/base/cgroup.h"
 
 namespace normd::kernels {
 namespace {
@@ -41,7 +41,7 @@ int AffinityCores() {
 
 int AvailableCores() {
   int cores = std::max(1, AffinityCores());
-  if (const std::optional<double> quota = CgroupCores("")) {
+  if (const std::optional<double> quota = base::CgroupCores("")) {
     cores = std::min(cores, std::max(1, static_cast<int>(std::ceil(std::min(*quota, 1e6)))));
   }
   return cores;

@@ -70,8 +70,8 @@ absl::StatusOr<NcsShape> ToNcs(absl::Span<const int64_t> shape, Layout layout, D
   return absl::Status(ncs.status().code(), absl::StrCat("the tensor ", ncs.status().message()));
 }
 
-absl::StatusOr<NcsShape> CheckTensor(absl::string_view layer_name, absl::string_view what, const TensorView& tensor,
-                                     int64_t num_channels) {
+absl::StatusOr<NcsShape> CheckShape(absl::string_view layer_name, absl::string_view what, const TensorView& tensor,
+                                    int64_t num_channels) {
   const std::string prefix = absl::StrCat(LayerPrefix(layer_name), what, " ");
   absl::StatusOr<NcsShape> ncs = Reduce(tensor.shape, tensor.layout, tensor.dtype);
   if (!ncs.ok()) return absl::Status(ncs.status().code(), absl::StrCat(prefix, ncs.status().message()));
@@ -80,11 +80,18 @@ absl::StatusOr<NcsShape> CheckTensor(absl::string_view layer_name, absl::string_
         prefix, "has ", ncs->num_channels, " channels, want ", num_channels, " (shape ", ShapeToString(tensor.shape),
         ", channels ", tensor.layout == Layout::kChannelsFirst ? "first: dimension 1" : "last", ")"));
   }
-  const int64_t want_bytes = ncs->outer * ncs->num_channels * ncs->inner * ElementBytes(tensor.dtype);
+  return ncs;
+}
+
+absl::StatusOr<NcsShape> CheckTensor(absl::string_view layer_name, absl::string_view what, const TensorView& tensor,
+                                     int64_t num_channels) {
+  absl::StatusOr<NcsShape> ncs = CheckShape(layer_name, what, tensor, num_channels);
+  if (!ncs.ok()) return ncs;
+  const int64_t want_bytes = ncs->size() * ElementBytes(tensor.dtype);
   if (static_cast<int64_t>(tensor.data.size()) != want_bytes) {
-    return absl::InvalidArgumentError(absl::StrCat(prefix, "has ", tensor.data.size(), " bytes of data, want ",
-                                                   want_bytes, " for shape ", ShapeToString(tensor.shape), " of ",
-                                                   DTypeName(tensor.dtype)));
+    return absl::InvalidArgumentError(absl::StrCat(LayerPrefix(layer_name), what, " has ", tensor.data.size(),
+                                                   " bytes of data, want ", want_bytes, " for shape ",
+                                                   ShapeToString(tensor.shape), " of ", DTypeName(tensor.dtype)));
   }
   return ncs;
 }

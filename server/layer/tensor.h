@@ -29,6 +29,8 @@ struct NcsShape {
   int64_t outer = 0;
   int64_t num_channels = 0;
   int64_t inner = 0;
+
+  int64_t size() const { return outer * num_channels * inner; }
 };
 
 // A tensor somebody else owns: row-major, little-endian. `data` needs no alignment when bytes come from the wire;
@@ -44,8 +46,12 @@ struct TensorView {
 // extent < 1 (an extent of 0 is an empty batch), or a byte size that does not fit into int64.
 absl::StatusOr<NcsShape> ToNcs(absl::Span<const int64_t> shape, Layout layout, DType dtype);
 
-// As ToNcs, and also: the channel axis must hold `num_channels` channels and `data` exactly the bytes of the shape.
-// `what` ("x", "dy") and `layer_name` go into the message: "layer 'conv1': x has 32 channels, want 64".
+// As ToNcs, and also: the channel axis must hold `num_channels` channels. Does not look at `data`. `what` ("x", "dy")
+// and `layer_name` go into the message: "layer 'conv1': x has 32 channels, want 64".
+absl::StatusOr<NcsShape> CheckShape(absl::string_view layer_name, absl::string_view what, const TensorView& tensor,
+                                    int64_t num_channels);
+
+// As CheckShape, and also: `data` must be exactly the bytes of the shape.
 absl::StatusOr<NcsShape> CheckTensor(absl::string_view layer_name, absl::string_view what, const TensorView& tensor,
                                      int64_t num_channels);
 

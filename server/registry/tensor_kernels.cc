@@ -40,6 +40,13 @@ void BatchStatistics(const KernelInput& x, int threads, absl::Span<double> batch
   });
 }
 
+void AddMoments(const KernelInput& piece, int threads, kernels::MomentsAccumulator* moments) {
+  WithElement(piece.dtype(), [&](auto element) {
+    using T = decltype(element);
+    moments->Add<T>(piece.As<T>(), threads);
+  });
+}
+
 void NormalizeBatch(const KernelInput& x, const kernels::BatchOptions& options, int threads,
                     absl::Span<double> batch_mean, absl::Span<double> batch_var, char* y) {
   WithElement(x.dtype(), [&](auto element) {

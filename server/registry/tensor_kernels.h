@@ -38,6 +38,7 @@ class KernelInput {
 };
 
 void BatchStatistics(const KernelInput& x, int threads, absl::Span<double> batch_mean, absl::Span<double> batch_var);
+void AddMoments(const KernelInput& piece, int threads, kernels::MomentsAccumulator* moments);
 void NormalizeBatch(const KernelInput& x, const kernels::BatchOptions& options, int threads,
                     absl::Span<double> batch_mean, absl::Span<double> batch_var, char* y);
 void Normalize(const KernelInput& x, const kernels::ChannelParams& params, int threads, char* y);

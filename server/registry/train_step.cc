@@ -28,7 +28,7 @@ constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 absl::StatusOr<layer::NcsShape> CheckBatch(const LayerSnapshot& snapshot, const layer::TensorView& x) {
   const LayerConfig& config = *snapshot.config;
-  absl::StatusOr<layer::NcsShape> ncs = layer::CheckTensor(snapshot.name, "x", x, config.num_channels);
+  absl::StatusOr<layer::NcsShape> ncs = layer::CheckShape(snapshot.name, "x", x, config.num_channels);
   if (!ncs.ok()) return ncs;
   if (config.running_var_estimator == layer::VarianceEstimator::kSample && ncs->outer * ncs->inner == 1) {
     return absl::InvalidArgumentError(
@@ -66,24 +66,35 @@ absl::Status CheckStaysFinite(const LayerSnapshot& snapshot, const Statistics& b
   return absl::OkStatus();
 }
 
-// One TrainStep from its checked input to its result. The batch statistics are computed once; should the settings
-// change under the call, what depends on them is done again.
+// One TrainStep from its checked input to its result. The batch statistics are computed once, or known; should the
+// settings change under the call, what depends on them is done again.
 class Step {
  public:
+  // `known`: the statistics of a batch that is not here, in which case `y` is null.
   Step(const TrainStepInput& input, const CallControl& control, const layer::NcsShape& ncs,
-       std::shared_ptr<const layer::Affine> given_affine, LayerEntry* entry, char* y)
+       std::shared_ptr<const layer::Affine> given_affine, LayerEntry* entry, char* y,
+       const kernels::MomentsAccumulator* known = nullptr)
       : input_(input),
         control_(control),
         given_affine_(std::move(given_affine)),
         entry_(entry),
+        ncs_(ncs),
         x_(input.x, ncs),
         y_(y),
+        known_(known),
         batch_mean_(static_cast<size_t>(ncs.num_channels)),
         batch_var_(static_cast<size_t>(ncs.num_channels)) {}
 
+  // What made y, once Run was OK.
+  ChunkNormalizer TakeNormalizer() { return *std::move(chunk_normalizer_); }
+
   absl::StatusOr<TrainStepResult> Run() {
     LayerEntry::SnapshotPtr snapshot = entry_->Snapshot();
-    ComputeBatch(*snapshot);
+    if (known_ != nullptr) {
+      known_->Statistics(absl::MakeSpan(batch_mean_), absl::MakeSpan(batch_var_));
+    } else {
+      ComputeBatch(*snapshot);
+    }
     for (;; snapshot = entry_->Snapshot()) {
       if (absl::Status status = FindSkippedChannels(*snapshot); !status.ok()) return status;
       if (input_.skip_update) return Preview(*snapshot);
@@ -228,7 +239,8 @@ class Step {
 
   // Makes y what `source` gives, unless it is that already.
   void WriteOutput(const Source& source) {
-    if (y_ == nullptr || (written_.has_value() && SameOutput(*written_, source))) return;
+    const bool wanted = y_ != nullptr || known_ != nullptr;
+    if (!wanted || (written_.has_value() && SameOutput(*written_, source))) return;
     written_ = source;
     if (!NormalizesWithBatch(source)) {
       Write(source, source.statistics->running_mean, source.statistics->running_var);
@@ -247,7 +259,11 @@ class Step {
     }
   }
 
-  void Write(const Source& source, absl::Span<const double> mean, absl::Span<const double> var) const {
+  void Write(const Source& source, absl::Span<const double> mean, absl::Span<const double> var) {
+    if (known_ != nullptr) {
+      chunk_normalizer_.emplace(ncs_, input_.x.dtype, *source.config, mean, var, *source.affine);
+      return;
+    }
     const Normalizer normalizer(*source.config, mean, var);
     Normalize(x_, normalizer.Params(source.affine->gamma, source.affine->beta), control_.threads, y_);
   }
@@ -269,32 +285,82 @@ class Step {
   const CallControl& control_;
   const std::shared_ptr<const layer::Affine> given_affine_;
   LayerEntry* const entry_;
+  const layer::NcsShape ncs_;
   const KernelInput x_;
   char* const y_;
+  const kernels::MomentsAccumulator* const known_;
   std::vector<double> batch_mean_;
   std::vector<double> batch_var_;
   std::vector<int64_t> skipped_;
   // What y holds.
   std::optional<Source> written_;
+  // Of a batch that is not here.
+  std::optional<ChunkNormalizer> chunk_normalizer_;
 };
 
-}  // namespace
+// What TrainStep checks before it looks at values. None of it changes after Create.
+struct CheckedStep {
+  std::shared_ptr<LayerEntry> entry;
+  layer::NcsShape ncs;
+  std::shared_ptr<const layer::Affine> given_affine;
+};
 
-absl::StatusOr<TrainStepResult> TrainStep(const LayerRegistry& registry, const TrainStepInput& input,
-                                          const CallControl& control, char* y) {
+absl::StatusOr<CheckedStep> CheckStep(const LayerRegistry& registry, const TrainStepInput& input) {
   if (absl::Status status = layer::ValidateRequestId(input.request_id); !status.ok()) {
     return layer::ForLayer(input.layer, status);
   }
   absl::StatusOr<std::shared_ptr<LayerEntry>> entry = registry.Find(input.layer);
   if (!entry.ok()) return entry.status();
-  // What these checks look at never changes after Create.
   const LayerEntry::SnapshotPtr snapshot = (*entry)->Snapshot();
   absl::StatusOr<layer::NcsShape> ncs = CheckBatch(*snapshot, input.x);
   if (!ncs.ok()) return ncs.status();
   absl::StatusOr<std::shared_ptr<const layer::Affine>> affine = GivenAffine(*snapshot, input);
   if (!affine.ok()) return affine.status();
+  return CheckedStep{*std::move(entry), *ncs, *std::move(affine)};
+}
+
+}  // namespace
+
+absl::StatusOr<TrainStepResult> TrainStep(const LayerRegistry& registry, const TrainStepInput& input,
+                                          const CallControl& control, char* y) {
+  absl::StatusOr<CheckedStep> checked = CheckStep(registry, input);
+  if (!checked.ok()) return checked.status();
+  absl::StatusOr<layer::NcsShape> ncs = layer::CheckTensor(input.layer, "x", input.x, checked->ncs.num_channels);
+  if (!ncs.ok()) return ncs.status();
   if (absl::Status status = control.CheckAlive(); !status.ok()) return status;
-  return Step(input, control, *ncs, *std::move(affine), entry->get(), y).Run();
+  return Step(input, control, *ncs, std::move(checked->given_affine), checked->entry.get(), y).Run();
+}
+
+BatchAccumulator::BatchAccumulator(const layer::NcsShape& ncs, layer::DType dtype)
+    : ncs_(ncs), dtype_(dtype), moments_(ncs.num_channels, ncs.inner) {}
+
+absl::StatusOr<BatchAccumulator> BatchAccumulator::Create(const LayerRegistry& registry, const TrainStepInput& input) {
+  absl::StatusOr<CheckedStep> checked = CheckStep(registry, input);
+  if (!checked.ok()) return checked.status();
+  return BatchAccumulator(checked->ncs, input.x.dtype);
+}
+
+void BatchAccumulator::Add(absl::Span<const char> rows, int threads) {
+  layer::TensorView view;
+  view.dtype = dtype_;
+  view.data = rows;
+  layer::NcsShape piece = ncs_;
+  piece.outer = static_cast<int64_t>(rows.size()) / row_bytes();
+  AddMoments(KernelInput(view, piece), threads, &moments_);
+  added_bytes_ += static_cast<int64_t>(rows.size());
+}
+
+absl::StatusOr<BatchAccumulator::Result> BatchAccumulator::Commit(const LayerRegistry& registry,
+                                                                  const TrainStepInput& input,
+                                                                  const CallControl& control) const {
+  // Again: the layer may have been replaced by another one of its name.
+  absl::StatusOr<CheckedStep> checked = CheckStep(registry, input);
+  if (!checked.ok()) return checked.status();
+  if (absl::Status status = control.CheckAlive(); !status.ok()) return status;
+  Step step(input, control, ncs_, std::move(checked->given_affine), checked->entry.get(), nullptr, &moments_);
+  absl::StatusOr<TrainStepResult> result = step.Run();
+  if (!result.ok()) return result.status();
+  return Result{*std::move(result), step.TakeNormalizer()};
 }
 
 }  // namespace normd::registry

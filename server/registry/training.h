@@ -10,8 +10,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "server/kernels/batch_norm.h"
 #include "server/layer/tensor.h"
 #include "server/registry/call_control.h"
+#include "server/registry/chunk_normalizer.h"
 #include "server/registry/layer_registry.h"
 #include "server/registry/optimizer.h"
 
@@ -44,6 +46,39 @@ struct TrainStepResult {
 // folds the batch into the layer. y is computed with the gamma and beta of the version that the step made.
 absl::StatusOr<TrainStepResult> TrainStep(const LayerRegistry& registry, const TrainStepInput& input,
                                           const CallControl& control, char* y);
+
+// The batch of a TrainStep as it comes in chunks, cut anywhere between two elements. Not thread-safe.
+class BatchAccumulator {
+ public:
+  // `x` says all but the data. Errors as TrainStep's.
+  static absl::StatusOr<BatchAccumulator> Create(const LayerRegistry& registry, const TrainStepInput& input);
+
+  // Bytes of an index of the outermost extent: what Add wants multiples of.
+  int64_t row_bytes() const { return ncs_.num_channels * ncs_.inner * element_bytes(); }
+  int64_t element_bytes() const { return layer::ElementBytes(dtype_); }
+  // Bytes of the batch that have not been added yet.
+  int64_t remaining_bytes() const { return ncs_.size() * element_bytes() - added_bytes_; }
+
+  // Takes the next rows in, aligned to the element. REQUIRES: whole rows, and no more than remaining_bytes.
+  void Add(absl::Span<const char> rows, int threads);
+
+  struct Result {
+    TrainStepResult step;
+    // Makes y of the chunks when they come once more.
+    ChunkNormalizer normalizer;
+  };
+  // Folds the batch into the layer. REQUIRES: all of it was added. Once.
+  absl::StatusOr<Result> Commit(const LayerRegistry& registry, const TrainStepInput& input,
+                                const CallControl& control) const;
+
+ private:
+  BatchAccumulator(const layer::NcsShape& ncs, layer::DType dtype);
+
+  layer::NcsShape ncs_;
+  layer::DType dtype_;
+  kernels::MomentsAccumulator moments_;
+  int64_t added_bytes_ = 0;
+};
 
 struct BackwardInput {
   enum class Mode { kTraining, kFrozen };

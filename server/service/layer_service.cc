@@ -27,8 +27,9 @@ template <typename Request, typename Response, typename Handler>
 grpc::ServerUnaryReactor* Handle(grpc::CallbackServerContext* context, absl::string_view method,
                                  absl::string_view layer, const Request* request, Response* response,
                                  CallObserver* observer, Handler handler) {
-  const UnaryCall call(context, method, layer, request, response, observer);
-  call.Run(handler);
+  UnaryCall call(context, method, static_cast<int64_t>(request->ByteSizeLong()), observer);
+  call.set_layer(layer);
+  call.Run(handler, [&] { return response->ByteSizeLong(); });
   return call.reactor();
 }
 

@@ -1,49 +1,62 @@
 #ifndef NORMD_SERVER_SERVICE_NORMALIZATION_SERVICE_H_
 #define NORMD_SERVER_SERVICE_NORMALIZATION_SERVICE_H_
 
-#include <cstdint>
+#include <grpcpp/support/byte_buffer.h>
 
 #include "normd/v1/normalization_service.grpc.pb.h"
-#include "server/base/compute_thread.h"
-#include "server/kernels/parallelism.h"
-#include "server/registry/call_control.h"
-#include "server/registry/layer_registry.h"
+#include "server/service/tensor_call.h"
+#include "server/service/tensor_executor.h"
+#include "server/service/tensor_stream.h"
 #include "server/service/unary_call.h"
 
 namespace normd::service {
 
-// normd.v1.NormalizationService over a registry. Tensors for which one thread is enough are computed in the thread that
-// received them; larger ones on the compute thread, which owns the only OpenMP team. RESOURCE_EXHAUSTED when too many
-// wait for it.
-class NormalizationServiceImpl final : public v1::NormalizationService::CallbackService {
- public:
-  // All outlive the service. `cores` is what one call may use at most.
-  NormalizationServiceImpl(const registry::LayerRegistry* registry, base::ComputeThread* compute_thread, int cores,
-                           CallObserver* observer)
-      : registry_(registry), compute_thread_(compute_thread), cores_(cores), observer_(observer) {}
+// The methods of normd.v1.NormalizationService, registered raw: messages are read from and written to gRPC's slices
+// (proto/wire), so that tensors are not copied into and out of protobuf messages.
+template <typename Base>
+using RawUnary = v1::NormalizationService::WithRawCallbackMethod_TrainStep<
+    v1::NormalizationService::WithRawCallbackMethod_Infer<v1::NormalizationService::WithRawCallbackMethod_Denormalize<
+        v1::NormalizationService::WithRawCallbackMethod_Backward<Base>>>>;
+template <typename Base>
+using RawStreams =
+    v1::NormalizationService::WithRawCallbackMethod_Steps<v1::NormalizationService::WithRawCallbackMethod_InferStream<
+        v1::NormalizationService::WithRawCallbackMethod_TrainStepStream<Base>>>;
 
-  grpc::ServerUnaryReactor* TrainStep(grpc::CallbackServerContext* context, const v1::TrainStepRequest* request,
-                                      v1::TrainStepResponse* response) override;
-  grpc::ServerUnaryReactor* Infer(grpc::CallbackServerContext* context, const v1::InferRequest* request,
-                                  v1::InferResponse* response) override;
-  grpc::ServerUnaryReactor* Denormalize(grpc::CallbackServerContext* context, const v1::DenormalizeRequest* request,
-                                        v1::DenormalizeResponse* response) override;
-  grpc::ServerUnaryReactor* Backward(grpc::CallbackServerContext* context, const v1::BackwardRequest* request,
-                                     v1::BackwardResponse* response) override;
+// normd.v1.NormalizationService over a registry. RESOURCE_EXHAUSTED with a hint when to come back: there is no memory
+// for the call, or too many wait for the compute thread.
+class NormalizationServiceImpl final : public RawUnary<RawStreams<v1::NormalizationService::Service>> {
+ public:
+  using RawStream = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
+
+  // All outlive the service. `regions` is null if shared memory is off.
+  NormalizationServiceImpl(const registry::LayerRegistry* registry, const shm::RegionRegistry* regions,
+                           wire::BufferPool* buffers, TensorExecutor* executor, CallObserver* observer)
+      : context_{{registry, {buffers, regions, executor}}, executor, observer} {}
+
+  // Ends the streams that wait for more calls, once what they have begun is answered.
+  void StopStreams() { open_streams_.Stop(); }
+
+  grpc::ServerUnaryReactor* TrainStep(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                      grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Infer(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                  grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Denormalize(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                        grpc::ByteBuffer* response) override;
+  grpc::ServerUnaryReactor* Backward(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
+                                     grpc::ByteBuffer* response) override;
+  RawStream* Steps(grpc::CallbackServerContext* context) override;
+  RawStream* InferStream(grpc::CallbackServerContext* context) override;
+  RawStream* TrainStepStream(grpc::CallbackServerContext* context) override;
 
  private:
-  // Runs `compute`, (const CallControl&) -> absl::Status, in the thread that fits a call that touches `bytes` of
-  // tensors.
-  template <typename Request, typename Response, typename Compute>
+  // A unary call whose request is of type Request.
+  template <typename Request>
   grpc::ServerUnaryReactor* Handle(grpc::CallbackServerContext* context, absl::string_view method,
-                                   const Request* request, Response* response, int64_t bytes, Compute compute);
+                                   absl::Span<const wire::PayloadField> schema, const grpc::ByteBuffer* request,
+                                   grpc::ByteBuffer* response);
 
-  const registry::LayerRegistry* const registry_;
-  base::ComputeThread* const compute_thread_;
-  const int cores_;
-  // Cores that run small calls inline; the compute thread leaves them alone.
-  kernels::BusyCores busy_inline_;
-  CallObserver* const observer_;
+  const TensorStreamContext context_;
+  OpenStreams open_streams_;
 };
 
 }  // namespace normd::service

@@ -53,9 +53,8 @@ v1::DataType ToProto(layer::DType dtype) {
 
 }  // namespace
 
-absl::StatusOr<layer::TensorView> ToTensorView(absl::string_view layer_name, absl::string_view what, bool present,
-                                               const v1::Tensor& tensor) {
-  if (!present) return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(layer_name), what, " is missing"));
+absl::StatusOr<layer::TensorView> ToTensorView(absl::string_view layer_name, absl::string_view what,
+                                               const v1::Tensor& tensor, absl::Span<const char> data) {
   layer::TensorView view;
   const std::optional<layer::DType> dtype = FromProto(tensor.dtype());
   if (!dtype) {
@@ -78,19 +77,17 @@ absl::StatusOr<layer::TensorView> ToTensorView(absl::string_view layer_name, abs
                                                      " is not known: want CHANNELS_FIRST or CHANNELS_LAST"));
   }
   view.shape.assign(tensor.shape().begin(), tensor.shape().end());
-  view.data = absl::Span<const char>(tensor.data().data(), tensor.data().size());
+  view.data = data;
   return view;
 }
 
-char* AllocateLike(const layer::TensorView& input, v1::Tensor* output) {
-  output->set_dtype(ToProto(input.dtype));
-  output->set_layout(input.layout == layer::Layout::kChannelsFirst ? v1::LAYOUT_CHANNELS_FIRST
-                                                                   : v1::LAYOUT_CHANNELS_LAST);
-  output->mutable_shape()->Assign(input.shape.begin(), input.shape.end());
-  // The heap gives 16-byte alignment, and short strings stand inside the object behind two 8-byte words.
-  std::string* data = output->mutable_data();
-  data->resize(input.data.size());
-  return data->data();
+v1::Tensor ToProto(const layer::TensorView& tensor) {
+  v1::Tensor message;
+  message.set_dtype(ToProto(tensor.dtype));
+  message.set_layout(tensor.layout == layer::Layout::kChannelsFirst ? v1::LAYOUT_CHANNELS_FIRST
+                                                                    : v1::LAYOUT_CHANNELS_LAST);
+  message.mutable_shape()->Assign(tensor.shape.begin(), tensor.shape.end());
+  return message;
 }
 
 }  // namespace normd::service

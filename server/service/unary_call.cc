@@ -7,33 +7,30 @@
 
 namespace normd::service {
 
-UnaryCall::UnaryCall(grpc::CallbackServerContext* context, absl::string_view method, absl::string_view layer,
-                     const google::protobuf::Message* request, google::protobuf::Message* response,
+absl::Status CheckAlive(const grpc::CallbackServerContext& context, absl::string_view method) {
+  // The deadline first: gRPC also marks a call cancelled when it has passed.
+  if (context.deadline() <= std::chrono::system_clock::now()) {
+    return absl::DeadlineExceededError(absl::StrCat(method, ": the deadline passed before the call was carried out"));
+  }
+  if (context.IsCancelled()) return absl::CancelledError(absl::StrCat(method, ": the call was cancelled"));
+  return absl::OkStatus();
+}
+
+UnaryCall::UnaryCall(grpc::CallbackServerContext* context, absl::string_view method, int64_t request_bytes,
                      CallObserver* observer)
     : context_(context),
       reactor_(context->DefaultReactor()),
       method_(method),
-      layer_(layer),
-      request_(request),
-      response_(response),
+      request_bytes_(request_bytes),
       observer_(observer),
       start_(std::chrono::steady_clock::now()) {}
 
-absl::Status UnaryCall::CheckAlive() const {
-  // The deadline first: gRPC also marks a call cancelled when it has passed.
-  if (context_->deadline() <= std::chrono::system_clock::now()) {
-    return absl::DeadlineExceededError(absl::StrCat(method_, ": the deadline passed before the call was carried out"));
-  }
-  if (context_->IsCancelled()) return absl::CancelledError(absl::StrCat(method_, ": the call was cancelled"));
-  return absl::OkStatus();
-}
-
-void UnaryCall::Finish(const absl::Status& status) const {
+void UnaryCall::Finish(const absl::Status& status, int64_t response_bytes) const {
   observer_->OnCall(CallRecord{.method = method_,
                                .layer = layer_,
                                .context = *context_,
-                               .request = *request_,
-                               .response = *response_,
+                               .request_bytes = request_bytes_,
+                               .response_bytes = response_bytes,
                                .status = status,
                                .duration = absl::FromChrono(std::chrono::steady_clock::now() - start_)});
   reactor_->Finish(ToGrpcStatus(status));

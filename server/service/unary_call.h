@@ -1,11 +1,11 @@
 #ifndef NORMD_SERVER_SERVICE_UNARY_CALL_H_
 #define NORMD_SERVER_SERVICE_UNARY_CALL_H_
 
-#include <google/protobuf/message.h>
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
 #include <chrono>
+#include <cstdint>
 #include <exception>
 #include <new>
 
@@ -22,8 +22,9 @@ struct CallRecord {
   // The layer that the request names; empty if the method takes none. Not validated.
   absl::string_view layer;
   const grpc::CallbackServerContext& context;
-  const google::protobuf::Message& request;
-  const google::protobuf::Message& response;
+  // As they travel; no response: 0.
+  int64_t request_bytes;
+  int64_t response_bytes;
   const absl::Status& status;
   absl::Duration duration;
 };
@@ -36,36 +37,46 @@ class CallObserver {
   virtual void OnCall(const CallRecord& record) = 0;
 };
 
-// A unary call in progress: its deadline, and its one end. A cheap handle; context, messages and observer live until
+// CANCELLED or DEADLINE_EXCEEDED, naming the method, once nobody waits for the answer of a call any more.
+absl::Status CheckAlive(const grpc::CallbackServerContext& context, absl::string_view method);
+
+// What `handler`, a function () -> absl::Status, returns, or a status for what it throws: the callback API has no place
+// for exceptions.
+template <typename Handler>
+absl::Status WithoutExceptions(const Handler& handler) {
+  try {
+    return handler();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of memory");
+  } catch (const std::exception& e) {
+    return absl::InternalError(e.what());
+  }
+}
+
+// A unary call in progress: its deadline, and its one end. A cheap handle; context, layer and observer live until
 // Finish. Thread-safe as long as Finish is the last thing that happens.
 class UnaryCall {
  public:
-  // The clock of the call starts here. `layer` points into `request`.
-  UnaryCall(grpc::CallbackServerContext* context, absl::string_view method, absl::string_view layer,
-            const google::protobuf::Message* request, google::protobuf::Message* response, CallObserver* observer);
+  // The clock of the call starts here.
+  UnaryCall(grpc::CallbackServerContext* context, absl::string_view method, int64_t request_bytes,
+            CallObserver* observer);
 
-  // CANCELLED or DEADLINE_EXCEEDED once nobody waits for the answer any more.
-  absl::Status CheckAlive() const;
+  // The layer that the request names, once that is known.
+  void set_layer(absl::string_view layer) { layer_ = layer; }
+
+  absl::Status CheckAlive() const { return service::CheckAlive(*context_, method_); }
 
   // Runs `handler`, a function () -> absl::Status that fills in the response, unless the call is already over, and
-  // finishes with what it returned. Exceptions end here: the callback API has no place for them.
-  template <typename Handler>
-  void Run(const Handler& handler) const {
+  // finishes with what it returned and the size that `response_bytes()` then has.
+  template <typename Handler, typename ResponseBytes>
+  void Run(const Handler& handler, const ResponseBytes& response_bytes) const {
     absl::Status status = CheckAlive();
-    if (status.ok()) {
-      try {
-        status = handler();
-      } catch (const std::bad_alloc&) {
-        status = absl::ResourceExhaustedError("out of memory");
-      } catch (const std::exception& e) {
-        status = absl::InternalError(e.what());
-      }
-    }
-    Finish(status);
+    if (status.ok()) status = WithoutExceptions(handler);
+    Finish(status, status.ok() ? static_cast<int64_t>(response_bytes()) : 0);
   }
 
   // Tells the observer and sends the answer. Once; what the call borrows is gone afterwards.
-  void Finish(const absl::Status& status) const;
+  void Finish(const absl::Status& status, int64_t response_bytes = 0) const;
 
   // What the handler of the callback API returns.
   grpc::ServerUnaryReactor* reactor() const { return reactor_; }
@@ -75,8 +86,7 @@ class UnaryCall {
   grpc::ServerUnaryReactor* reactor_;
   absl::string_view method_;
   absl::string_view layer_;
-  const google::protobuf::Message* request_;
-  google::protobuf::Message* response_;
+  int64_t request_bytes_;
   CallObserver* observer_;
   std::chrono::steady_clock::time_point start_;
 };

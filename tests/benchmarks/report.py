@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
-import re
 import statistics
-import subprocess
 from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+import page  # noqa: E402
 
 OPS = ("train", "infer", "backward")
 MIB = 1 << 20
+FLAGS = "-O3 -ffp-contract=off -fno-math-errno -fno-trapping-math, OpenMP with bound, spinning threads"
 
 
 def ratio(a: list[float], b: list[float]) -> float:
@@ -147,14 +146,6 @@ def plot(run: dict[tuple, Cell], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def machine() -> str:
-    cpu = re.search(r"Model name:\s*(.*)", subprocess.run(["lscpu"], capture_output=True, text=True, check=True).stdout)
-    gcc = subprocess.run(["c++", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
-    cores = subprocess.run(["nproc"], capture_output=True, text=True, check=True).stdout.strip()
-    flags = "-O3 -ffp-contract=off -fno-math-errno -fno-trapping-math, OpenMP with bound, spinning threads"
-    return f"{cpu.group(1) if cpu else platform.processor()}, {cores} cores; {gcc}; {flags}."
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, nargs="+", required=True)
@@ -173,7 +164,7 @@ def main() -> None:
     }
     implementation = next(iter(runs[0].values())).record.get("implementation", "")
     text = [
-        f"Machine: {machine()} Implementation: {implementation}. {len(runs)} runs of interleaved rounds; ratios are the worst run's.",
+        f"Machine: {page.machine()}; {FLAGS}. Implementation: {implementation}. {len(runs)} runs of interleaved rounds; ratios are the worst run's.",
         "",
         "### Goals",
         "",
@@ -205,10 +196,7 @@ def main() -> None:
     print("\n".join(verdict(runs)))
     print(f"\nWritten: {args.out / 'performance.md'} and {args.out / 'performance.png'}")
     if args.docs:
-        page = args.docs.read_text()
-        begin, end = "<!-- results: begin -->\n", "<!-- results: end -->"
-        head, rest = page.split(begin)
-        args.docs.write_text(head + begin + "\n" + report + "\n" + end + rest.split(end)[1])
+        page.put_results(args.docs, "results", report)
         print(f"Updated: {args.docs}")
 
 

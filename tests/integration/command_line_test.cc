@@ -28,6 +28,8 @@ void ExpectSame(const CommandLine& a, const CommandLine& b) {
   EXPECT_EQ(a.server.limits.max_layers, b.server.limits.max_layers);
   EXPECT_EQ(a.server.limits.max_channels, b.server.limits.max_channels);
   EXPECT_EQ(a.server.threads, b.server.threads);
+  EXPECT_EQ(a.server.shared_memory, b.server.shared_memory);
+  EXPECT_EQ(a.server.max_shared_memory_bytes, b.server.max_shared_memory_bytes);
   EXPECT_EQ(a.log_level, b.log_level);
   EXPECT_EQ(a.log_format, b.log_format);
   EXPECT_EQ(a.drain_timeout, b.drain_timeout);
@@ -40,13 +42,18 @@ TEST(CommandLine, Defaults) {
   EXPECT_EQ(command.server.max_message_bytes, 256 << 20);
   EXPECT_EQ(command.drain_timeout, absl::Seconds(10));
   EXPECT_EQ(command.log_level, LogLevel::kInfo);
+  EXPECT_FALSE(command.server.shared_memory);
+  EXPECT_EQ(command.server.max_shared_memory_bytes, int64_t{4} << 30);
 }
 
 TEST(CommandLine, EveryFlag) {
   NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine command,
-                             Parse({"--listen", "[::1]:7", "--unix-socket", "/x", "--log-level", "warn", "--log-format",
-                                    "json", "--drain-timeout", "0.5", "--max-message-bytes", "1024", "--max-layers",
-                                    "3", "--max-channels", "4", "--threads", "5"}));
+                             Parse({"--listen",        "[::1]:7", "--unix-socket",       "/x",
+                                    "--log-level",     "warn",    "--log-format",        "json",
+                                    "--drain-timeout", "0.5",     "--max-message-bytes", "1024",
+                                    "--max-layers",    "3",       "--max-channels",      "4",
+                                    "--threads",       "5",       "--shared-memory",     "--max-shared-memory-bytes",
+                                    "1000000"}));
   EXPECT_EQ(command.server.listen, "[::1]:7");
   EXPECT_EQ(command.server.unix_socket, "/x");
   EXPECT_EQ(command.log_level, LogLevel::kWarn);
@@ -56,6 +63,8 @@ TEST(CommandLine, EveryFlag) {
   EXPECT_EQ(command.server.limits.max_layers, 3);
   EXPECT_EQ(command.server.limits.max_channels, 4);
   EXPECT_EQ(command.server.threads, 5);
+  EXPECT_TRUE(command.server.shared_memory);
+  EXPECT_EQ(command.server.max_shared_memory_bytes, 1'000'000);
 }
 
 TEST(CommandLine, TheSampleConfigHoldsEverySettingWithItsDefault) {
@@ -103,6 +112,8 @@ TEST(CommandLine, ErrorsNameTheFlag) {
   EXPECT_THAT(Parse({"--max-message-bytes", "2147483648"}),
               StatusIs(absl::StatusCode::kInvalidArgument, "--max-message-bytes"));
   EXPECT_THAT(Parse({"--drain-timeout", "-1"}), StatusIs(absl::StatusCode::kInvalidArgument, "--drain-timeout"));
+  EXPECT_THAT(Parse({"--max-shared-memory-bytes", "0"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, "--max-shared-memory-bytes"));
   EXPECT_THAT(Parse({"extra"}), StatusIs(absl::StatusCode::kInvalidArgument, "extra"));
 }
 

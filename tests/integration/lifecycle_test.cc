@@ -269,7 +269,8 @@ grpc::Status CheckService(const std::shared_ptr<grpc::Channel>& channel, const s
 
 TEST(Health, CheckKnowsTheServerAndItsServices) {
   TestServer server;
-  for (const char* service : {"", "normd.v1.LayerService", "normd.v1.NormalizationService"}) {
+  for (const char* service :
+       {"", "normd.v1.LayerService", "normd.v1.NormalizationService", "normd.v1.SharedMemoryService"}) {
     int answer = 0;
     EXPECT_THAT(CheckService(server.channel(), service, &answer), GrpcIsOk()) << service;
     EXPECT_EQ(answer, kServing) << service;
@@ -377,7 +378,8 @@ TEST(Reflection, ListsTheServices) {
       names.push_back(fields_of(service).field(0).length_delimited());
     }
   }
-  EXPECT_THAT(names, IsSupersetOf({"normd.v1.LayerService", "normd.v1.NormalizationService"}));
+  EXPECT_THAT(names,
+              IsSupersetOf({"normd.v1.LayerService", "normd.v1.NormalizationService", "normd.v1.SharedMemoryService"}));
 }
 
 TEST(Sockets, TcpAndUnixLeadToTheSameLayers) {

@@ -1,4 +1,4 @@
-#include "server/kernels/cgroup.h"
+#include "server/base/cgroup.h"
 
 #include <algorithm>
 #include <fstream>
@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-namespace normd::kernels {
+namespace normd::base {
 namespace {
 
 void TakeSmaller(std::optional<double> candidate, std::optional<double>* smallest) {
@@ -20,7 +20,7 @@ std::optional<double> Ratio(double quota, double period) {
 }
 
 // cpu.max: "<quota or max> <period>".
-std::optional<double> ReadV2(const std::string& directory) {
+std::optional<double> ReadCoresV2(const std::string& directory) {
   std::ifstream file(directory + "/cpu.max");
   double quota = 0;
   double period = 0;
@@ -30,13 +30,26 @@ std::optional<double> ReadV2(const std::string& directory) {
 }
 
 // A quota of -1 means none.
-std::optional<double> ReadV1(const std::string& directory) {
+std::optional<double> ReadCoresV1(const std::string& directory) {
   std::ifstream quota_file(directory + "/cpu.cfs_quota_us");
   std::ifstream period_file(directory + "/cpu.cfs_period_us");
   double quota = 0;
   double period = 0;
   if (!(quota_file >> quota) || !(period_file >> period)) return std::nullopt;
   return Ratio(quota, period);
+}
+
+// "max" is no number; v1 says a number near 2^63 for none.
+std::optional<double> ReadNumber(const std::string& path) {
+  std::ifstream file(path);
+  double bytes = 0;
+  if (!(file >> bytes) || bytes >= 0x1p62) return std::nullopt;
+  return bytes;
+}
+
+std::optional<double> ReadMemoryV2(const std::string& directory) { return ReadNumber(directory + "/memory.max"); }
+std::optional<double> ReadMemoryV1(const std::string& directory) {
+  return ReadNumber(directory + "/memory.limit_in_bytes");
 }
 
 // The group's own directory and its parents, up to the hierarchy's mount. In a container the path may name a group of
@@ -52,17 +65,18 @@ std::optional<double> SmallestUpwards(const std::string& mount, std::string path
   return smallest;
 }
 
-bool HasCpu(const std::string& controllers) {
+bool Contains(const std::string& controllers, const std::string& controller) {
   std::istringstream list(controllers);
   for (std::string name; std::getline(list, name, ',');) {
-    if (name == "cpu") return true;
+    if (name == controller) return true;
   }
   return false;
 }
 
-}  // namespace
-
-std::optional<double> CgroupCores(const std::string& root) {
+// The smallest limit of a controller on this process.
+template <typename ReadV1, typename ReadV2>
+std::optional<double> SmallestLimit(const std::string& root, const std::string& controller, ReadV1 read_v1,
+                                    ReadV2 read_v2) {
   const std::string mounts = root + "/sys/fs/cgroup/";
   std::optional<double> smallest;
   std::ifstream file(root + "/proc/self/cgroup");
@@ -74,14 +88,26 @@ std::optional<double> CgroupCores(const std::string& root) {
     const std::string controllers = line.substr(first + 1, second - first - 1);
     const std::string path = line.substr(second + 1);
     if (line.compare(0, first, "0") == 0 && controllers.empty()) {
-      TakeSmaller(SmallestUpwards(mounts, path, ReadV2), &smallest);
-      TakeSmaller(SmallestUpwards(mounts + "unified", path, ReadV2), &smallest);
-    } else if (HasCpu(controllers)) {
-      TakeSmaller(SmallestUpwards(mounts + controllers, path, ReadV1), &smallest);
-      TakeSmaller(SmallestUpwards(mounts + "cpu", path, ReadV1), &smallest);
+      TakeSmaller(SmallestUpwards(mounts, path, read_v2), &smallest);
+      TakeSmaller(SmallestUpwards(mounts + "unified", path, read_v2), &smallest);
+    } else if (Contains(controllers, controller)) {
+      TakeSmaller(SmallestUpwards(mounts + controllers, path, read_v1), &smallest);
+      TakeSmaller(SmallestUpwards(mounts + controller, path, read_v1), &smallest);
     }
   }
   return smallest;
 }
 
-}  // namespace normd::kernels
+}  // namespace
+
+std::optional<double> CgroupCores(const std::string& root) {
+  return SmallestLimit(root, "cpu", ReadCoresV1, ReadCoresV2);
+}
+
+std::optional<int64_t> CgroupMemoryBytes(const std::string& root) {
+  const std::optional<double> bytes = SmallestLimit(root, "memory", ReadMemoryV1, ReadMemoryV2);
+  if (!bytes) return std::nullopt;
+  return static_cast<int64_t>(*bytes);
+}
+
+}  // namespace normd::base

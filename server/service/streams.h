@@ -1,0 +1,19 @@
+#ifndef NORMD_SERVER_SERVICE_STREAMS_H_
+#define NORMD_SERVER_SERVICE_STREAMS_H_
+
+#include "server/service/tensor_stream.h"
+
+// The streams of NormalizationService. Each makes a stream that owns itself; `streams` outlives it.
+namespace normd::service {
+
+// Many calls, one after the other.
+TensorStream* NewStepsStream(grpc::CallbackServerContext* context, const TensorStreamContext& streams,
+                             OpenStreams* open);
+// One tensor in chunks, normalized as they come.
+TensorStream* NewInferStream(grpc::CallbackServerContext* context, const TensorStreamContext& streams);
+// One batch in chunks: first for its statistics, then, if y is wanted, once more to be normalized with them.
+TensorStream* NewTrainStepStream(grpc::CallbackServerContext* context, const TensorStreamContext& streams);
+
+}  // namespace normd::service
+
+#endif  // NORMD_SERVER_SERVICE_STREAMS_H_

@@ -1,0 +1,33 @@
+#include "server/service/tensor_call.h"
+
+#include <cstddef>
+
+#include "absl/strings/str_cat.h"
+#include "server/layer/layer_error.h"
+#include "server/layer/layer_name.h"
+
+namespace normd::service {
+
+absl::Status TensorCall::Admit() {
+  const std::size_t bytes = message_.slices.size() + static_cast<std::size_t>(BufferBytes());
+  reserved_ = context_.memory.buffers->Reserve(bytes);
+  if (reserved_) return absl::OkStatus();
+  return NoMemory(context_.memory, absl::StrCat(layer::LayerPrefix(layer()), "the call"), bytes);
+}
+
+absl::Status TensorCall::Run(const registry::CallControl& control) {
+  if (absl::Status status = layer::ValidateName(layer()); !status.ok()) return status;
+  registry::CallControl guarded = control;
+  guarded.check_alive = [this, &control]() -> absl::Status {
+    if (absl::Status status = control.CheckAlive(); !status.ok()) return status;
+    return layer::ForLayer(layer(), CheckNotLost());
+  };
+  if (absl::Status status = Load(control.threads); !status.ok()) return status;
+  if (absl::Status status = Compute(guarded); !status.ok()) return status;
+  message_ = {};
+  reserved_.Release();
+  // The result may have been written after the last look.
+  return layer::ForLayer(layer(), CheckNotLost());
+}
+
+}  // namespace normd::service

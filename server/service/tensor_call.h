@@ -1,0 +1,89 @@
+#ifndef NORMD_SERVER_SERVICE_TENSOR_CALL_H_
+#define NORMD_SERVER_SERVICE_TENSOR_CALL_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "normd/v1/normalization_service.pb.h"
+#include "proto/wire/message_slices.h"
+#include "proto/wire/message_writer.h"
+#include "proto/wire/split_message.h"
+#include "server/registry/call_control.h"
+#include "server/registry/layer_registry.h"
+#include "server/service/tensor_buffers.h"
+
+namespace normd::service {
+
+// A request as it was received and decoded but for its tensors.
+struct ReceivedMessage {
+  wire::MessageSlices slices;
+  wire::Payload payloads[wire::kMaxPayloads];
+};
+
+// What tensor calls need of the server. All outlive the calls.
+struct TensorCallContext {
+  const registry::LayerRegistry* registry;
+  TensorMemory memory;
+};
+
+// One TrainStep, Infer, Denormalize or Backward, from its decoded request to its encoded answer, whatever it came in
+// on: an RPC of its own or a stream. Holds its tensors. Legal order: Admit, Run if that was OK, and WriteResult if that
+// was. Not thread-safe.
+class TensorCall {
+ public:
+  virtual ~TensorCall() = default;
+
+  // The layer that the request names, not validated. Lives as long as this.
+  virtual absl::string_view layer() const = 0;
+  // Bytes of tensors that are read and written.
+  virtual int64_t bytes() const = 0;
+  // Reserves the memory that Run takes. Quick. RESOURCE_EXHAUSTED with a hint when to come back: there is none.
+  absl::Status Admit();
+  // Carries the call out. DATA_LOSS: a region that it uses was cut short; nothing has changed but for its results.
+  absl::Status Run(const registry::CallControl& control);
+  // Writes the fields of the method's response.
+  virtual void WriteResult(wire::MessageWriter* writer) = 0;
+
+ protected:
+  TensorCall(const TensorCallContext& context, ReceivedMessage message)
+      : context_(context), message_(std::move(message)) {}
+
+  const registry::LayerRegistry& registry() const { return *context_.registry; }
+  const wire::Payload& payload(std::size_t i) const { return message_.payloads[i]; }
+  // How a tensor of the request is loaded: the payload's number, and the threads that gather it.
+  TensorSource Source(std::size_t payload, int threads) {
+    return {context_.memory, layer(), message_.slices, message_.payloads[payload], &reserved_, threads};
+  }
+
+  // Bytes of the buffers that Load allocates.
+  virtual int64_t BufferBytes() const = 0;
+  // Gathers the inputs and makes room for the results.
+  virtual absl::Status Load(int threads) = 0;
+  virtual absl::Status Compute(const registry::CallControl& control) = 0;
+  // Of all tensors in shared memory.
+  virtual absl::Status CheckNotLost() const = 0;
+
+ private:
+  const TensorCallContext& context_;
+  ReceivedMessage message_;
+  // For the message, until the tensors were gathered from it, and for the buffers.
+  wire::BufferPool::Reservation reserved_;
+};
+
+// `request` is as SplitMessage left it.
+std::unique_ptr<TensorCall> NewTensorCall(const TensorCallContext& context, v1::TrainStepRequest request,
+                                          ReceivedMessage message);
+std::unique_ptr<TensorCall> NewTensorCall(const TensorCallContext& context, v1::InferRequest request,
+                                          ReceivedMessage message);
+std::unique_ptr<TensorCall> NewTensorCall(const TensorCallContext& context, v1::DenormalizeRequest request,
+                                          ReceivedMessage message);
+std::unique_ptr<TensorCall> NewTensorCall(const TensorCallContext& context, v1::BackwardRequest request,
+                                          ReceivedMessage message);
+
+}  // namespace normd::service
+
+#endif  // NORMD_SERVER_SERVICE_TENSOR_CALL_H_
