@@ -5,6 +5,7 @@
 #include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -57,13 +58,14 @@ class FakeMethod {
   std::vector<Request> requests_;
 };
 
-// Both services of normd.v1 with answers that a test sets, on a port of the system's choice. Set the answers before the
-// first call.
+// The services of normd.v1 for layers and normalization with answers that a test sets, and `more` services, on a port
+// of the system's choice or the given one. Set the answers before the first call.
 class FakeServer {
  public:
-  FakeServer() {
+  explicit FakeServer(const std::vector<grpc::Service*>& more = {}, int port = 0) {
     grpc::ServerBuilder builder;
-    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port_);
+    builder.AddListeningPort(absl::StrCat("127.0.0.1:", port), grpc::InsecureServerCredentials(), &port_);
+    for (grpc::Service* service : more) builder.RegisterService(service);
     builder.RegisterService(&layers_);
     builder.RegisterService(&normalization_);
     builder.SetMaxReceiveMessageSize(-1);
@@ -72,10 +74,12 @@ class FakeServer {
     EXPECT_NE(server_, nullptr);
     internal::handover::Give();
   }
-  ~FakeServer() { server_->Shutdown(); }
+  // Ends the calls that are under way.
+  ~FakeServer() { server_->Shutdown(std::chrono::system_clock::now()); }
   FakeServer(const FakeServer&) = delete;
   FakeServer& operator=(const FakeServer&) = delete;
 
+  int port() const { return port_; }
   std::string target() const { return absl::StrCat("127.0.0.1:", port_); }
 
   FakeMethod<v1::CreateLayerRequest, v1::CreateLayerResponse> create_layer;
@@ -89,6 +93,13 @@ class FakeServer {
   FakeMethod<v1::InferRequest, v1::InferResponse> infer;
   FakeMethod<v1::DenormalizeRequest, v1::DenormalizeResponse> denormalize;
   FakeMethod<v1::BackwardRequest, v1::BackwardResponse> backward;
+
+  // What the streams do.
+  template <typename Request, typename Response>
+  using Stream = std::function<grpc::Status(grpc::ServerContext*, grpc::ServerReaderWriter<Response, Request>*)>;
+  Stream<v1::StepsRequest, v1::StepsResponse> steps;
+  Stream<v1::InferStreamRequest, v1::InferStreamResponse> infer_stream;
+  Stream<v1::TrainStepStreamRequest, v1::TrainStepStreamResponse> train_step_stream;
 
  private:
   class Layers : public v1::LayerService::Service {
@@ -141,8 +152,30 @@ class FakeServer {
     grpc::Status Backward(grpc::ServerContext* c, const v1::BackwardRequest* q, v1::BackwardResponse* r) override {
       return fake_->backward.Answer(c, q, r);
     }
+    grpc::Status Steps(grpc::ServerContext* c,
+                       grpc::ServerReaderWriter<v1::StepsResponse, v1::StepsRequest>* stream) override {
+      return Serve(fake_->steps, c, stream);
+    }
+    grpc::Status InferStream(
+        grpc::ServerContext* c,
+        grpc::ServerReaderWriter<v1::InferStreamResponse, v1::InferStreamRequest>* stream) override {
+      return Serve(fake_->infer_stream, c, stream);
+    }
+    grpc::Status TrainStepStream(
+        grpc::ServerContext* c,
+        grpc::ServerReaderWriter<v1::TrainStepStreamResponse, v1::TrainStepStreamRequest>* stream) override {
+      return Serve(fake_->train_step_stream, c, stream);
+    }
 
    private:
+    template <typename F, typename S>
+    static grpc::Status Serve(const F& serve, grpc::ServerContext* context, S* stream) {
+      internal::handover::Take();
+      const grpc::Status status = serve(context, stream);
+      internal::handover::Give();
+      return status;
+    }
+
     FakeServer* const fake_;
   };
 

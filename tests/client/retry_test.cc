@@ -3,12 +3,14 @@
 
 #include <atomic>
 #include <future>
+#include <iterator>
 #include <memory>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "client/cpp/src/client.h"
+#include "normd/v1/error_details.pb.h"
 #include "tests/client/fake_runtime.h"
 #include "tests/client/fake_server.h"
 
@@ -134,6 +136,78 @@ TEST_F(RetryTest, OtherCodesAreAnswersAndNotRepeated) {
         absl::StatusCode::kResourceExhausted, absl::StatusCode::kInternal, absl::StatusCode::kDeadlineExceeded}) {
     EXPECT_EQ(client->TrainStep(std::to_string(static_cast<int>(code)), X()).status().code(), code);
     EXPECT_EQ(server_.train_step.requests().size(), ++calls) << code;
+  }
+  EXPECT_THAT(runtime_->sleeps(), IsEmpty());
+}
+
+// What rides on a RESOURCE_EXHAUSTED that asks to wait.
+std::string Details(const std::string& type, int64_t seconds, int32_t nanos) {
+  v1::RetryInfo info;
+  info.mutable_retry_delay()->set_seconds(seconds);
+  info.mutable_retry_delay()->set_nanos(nanos);
+  v1::ErrorStatus status;
+  status.add_details()->set_type_url("type.googleapis.com/google.rpc.ErrorInfo");
+  status.mutable_details(0)->set_value("not read");
+  status.add_details()->set_type_url("type.googleapis.com/" + type);
+  status.mutable_details(1)->set_value(info.SerializeAsString());
+  return status.SerializeAsString();
+}
+
+TEST_F(RetryTest, WaitsAsLongAsTheServerAsks) {
+  std::string details = Details("google.rpc.RetryInfo", 1, 500'000'000);
+  server_.train_step = [&](auto*, const auto&, v1::TrainStepResponse* response) -> grpc::Status {
+    if (calls_++ < 2) return {grpc::StatusCode::RESOURCE_EXHAUSTED, "busy", details};
+    response->set_version(7);
+    return grpc::Status::OK;
+  };
+  const auto client = MakeClient();
+  const auto result = client->TrainStep("a", X());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_THAT(SentIds(), ElementsAre("id-1", "id-1", "id-1"));
+  EXPECT_THAT(runtime_->sleeps(), ElementsAre(absl::Seconds(1.5), absl::Seconds(1.5)));
+
+  runtime_->uniform = 1.0;
+  calls_ = 1;
+  std::promise<absl::Status> promise;
+  client->TrainStepAsync("a", X(), {}, [&](const auto& step) { promise.set_value(step.status()); });
+  EXPECT_TRUE(promise.get_future().get().ok());
+  EXPECT_THAT(runtime_->scheduled(), ElementsAre(absl::Seconds(2.25))) << "half as long again at most";
+
+  // The policy and the timeout still hold.
+  calls_ = -100;
+  EXPECT_EQ(client->TrainStep("a", X()).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(calls_, -96);
+  calls_ = 1;
+  TrainStepOptions options;
+  options.timeout = absl::Seconds(2);
+  EXPECT_EQ(client->TrainStep("a", X(), options).status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(calls_, 2);
+  EXPECT_EQ(SentIds().size(), 10U);
+}
+
+TEST_F(RetryTest, OnlyARetryInfoAsksForARetry) {
+  struct Case {
+    const char* name;
+    grpc::StatusCode code;
+    std::string details;
+  };
+  const Case cases[] = {
+      {"no details", grpc::StatusCode::RESOURCE_EXHAUSTED, ""},
+      {"details that are none", grpc::StatusCode::RESOURCE_EXHAUSTED, "\xff\xff"},
+      {"another detail", grpc::StatusCode::RESOURCE_EXHAUSTED, Details("google.rpc.QuotaFailure", 1, 0)},
+      {"a name that only ends like it", grpc::StatusCode::RESOURCE_EXHAUSTED,
+       Details("not.google.rpc.RetryInfo", 1, 0)},
+      {"another code", grpc::StatusCode::INVALID_ARGUMENT, Details("google.rpc.RetryInfo", 1, 0)},
+  };
+  server_.train_step = [&](auto*, const v1::TrainStepRequest& request, auto*) -> grpc::Status {
+    const Case& c = cases[std::stoi(request.layer())];
+    return {c.code, "no", c.details};
+  };
+  const auto client = MakeClient();
+  for (std::size_t i = 0; i < std::size(cases); ++i) {
+    SCOPED_TRACE(cases[i].name);
+    EXPECT_EQ(static_cast<int>(client->TrainStep(std::to_string(i), X()).status().code()), cases[i].code);
+    EXPECT_EQ(server_.train_step.requests().size(), i + 1);
   }
   EXPECT_THAT(runtime_->sleeps(), IsEmpty());
 }

@@ -1,16 +1,26 @@
 #include "client/cpp/src/client.h"
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <utility>
-#include <variant>
 
+#include "absl/strings/str_cat.h"
+#include "client/cpp/src/chunked_call.h"
 #include "client/cpp/src/connection.h"
 #include "client/cpp/src/convert.h"
+#include "client/cpp/src/memory.h"
+#include "client/cpp/src/shared_call.h"
+#include "client/cpp/src/shared_memory.h"
+#include "client/cpp/src/step_stream.h"
+#include "client/cpp/src/tensor_call.h"
 
 namespace normd {
 namespace internal {
 namespace {
+
+// For shared memory to be made, before a tensor goes another way.
+constexpr absl::Duration kLongestWait = absl::Seconds(5);
 
 v1::LayerView ViewOf(bool with_state) { return with_state ? v1::LAYER_VIEW_STATE : v1::LAYER_VIEW_CONFIG; }
 
@@ -23,7 +33,17 @@ absl::StatusOr<Layer> LayerOf(const absl::StatusOr<Response>& response) {
 class GrpcClient : public Client {
  public:
   GrpcClient(absl::string_view target, const ClientOptions& options, std::shared_ptr<Runtime> runtime)
-      : connection_(target, options, std::move(runtime)) {}
+      : connection_(std::make_unique<Connection>(target, options, runtime)) {
+    if (options.transport == Transport::kSharedMemory) {
+      shared_memory_ = std::make_unique<SharedMemory>(connection_->channel(), options, std::move(runtime));
+    }
+  }
+
+  // The calls use both, and end before either goes.
+  ~GrpcClient() override {
+    connection_->Wait();
+    shared_memory_.reset();
+  }
 
   absl::StatusOr<Layer> CreateLayer(const LayerSpec& spec, const CallOptions& options) override {
     v1::CreateLayerRequest request;
@@ -32,14 +52,14 @@ class GrpcClient : public Client {
     request.set_preset(spec.preset);
     if (spec.initial_state) *request.mutable_initial_state() = ToProto(*spec.initial_state);
     request.set_request_id(RequestId(options));
-    return LayerOf(connection_.Call<v1::CreateLayerResponse>(request, options, request.request_id()));
+    return LayerOf(connection_->Call<v1::CreateLayerResponse>(request, options, request.request_id()));
   }
 
   absl::StatusOr<Layer> GetLayer(absl::string_view name, bool with_state, const CallOptions& options) override {
     v1::GetLayerRequest request;
     request.set_name(name.data(), name.size());
     request.set_view(ViewOf(with_state));
-    return LayerOf(connection_.Call<v1::GetLayerResponse>(request, options));
+    return LayerOf(connection_->Call<v1::GetLayerResponse>(request, options));
   }
 
   absl::StatusOr<LayerPage> ListLayers(const ListLayersOptions& list, const CallOptions& options) override {
@@ -48,7 +68,7 @@ class GrpcClient : public Client {
     request.set_page_size(list.page_size);
     request.set_page_token(list.page_token);
     request.set_view(ViewOf(list.with_state));
-    absl::StatusOr<v1::ListLayersResponse> response = connection_.Call<v1::ListLayersResponse>(request, options);
+    absl::StatusOr<v1::ListLayersResponse> response = connection_->Call<v1::ListLayersResponse>(request, options);
     if (!response.ok()) return response.status();
     LayerPage page;
     page.layers.reserve(response->layers_size());
@@ -66,7 +86,7 @@ class GrpcClient : public Client {
     for (const std::string& field : fields) request.mutable_update_mask()->add_paths(field);
     request.set_etag(etag.data(), etag.size());
     request.set_request_id(RequestId(options));
-    return LayerOf(connection_.Call<v1::UpdateLayerResponse>(request, options, request.request_id()));
+    return LayerOf(connection_->Call<v1::UpdateLayerResponse>(request, options, request.request_id()));
   }
 
   absl::Status DeleteLayer(absl::string_view name, absl::string_view etag, const CallOptions& options) override {
@@ -74,7 +94,7 @@ class GrpcClient : public Client {
     request.set_name(name.data(), name.size());
     request.set_etag(etag.data(), etag.size());
     request.set_request_id(RequestId(options));
-    return connection_.Call<v1::DeleteLayerResponse>(request, options, request.request_id()).status();
+    return connection_->Call<v1::DeleteLayerResponse>(request, options, request.request_id()).status();
   }
 
   absl::StatusOr<Layer> ResetStatistics(absl::string_view name, int64_t expected_version,
@@ -83,7 +103,7 @@ class GrpcClient : public Client {
     request.set_name(name.data(), name.size());
     request.set_expected_version(expected_version);
     request.set_request_id(RequestId(options));
-    return LayerOf(connection_.Call<v1::ResetStatisticsResponse>(request, options, request.request_id()));
+    return LayerOf(connection_->Call<v1::ResetStatisticsResponse>(request, options, request.request_id()));
   }
 
   absl::StatusOr<Layer> SetState(absl::string_view name, const LayerState& state, int64_t expected_version,
@@ -94,32 +114,43 @@ class GrpcClient : public Client {
     request.set_expected_version(expected_version);
     request.set_reset_optimizer(reset_optimizer);
     request.set_request_id(RequestId(options));
-    return LayerOf(connection_.Call<v1::SetStateResponse>(request, options, request.request_id()));
+    return LayerOf(connection_->Call<v1::SetStateResponse>(request, options, request.request_id()));
+  }
+
+  absl::StatusOr<Tensor> AllocateTensor(DType dtype, std::vector<int64_t> shape, Layout layout) override {
+    const absl::StatusOr<std::size_t> size = CheckedBytesOf(shape, dtype);
+    if (!size.ok()) return size.status();
+    std::shared_ptr<char> memory;
+    if (shared_memory_ != nullptr && shared_memory_->Wants(*size))
+      memory = shared_memory_->Acquire(*size, kLongestWait);
+    if (memory == nullptr) memory = PooledMemory(*size, &connection_->buffers());
+    if (memory == nullptr) return absl::ResourceExhaustedError(absl::StrCat("no memory for ", *size, " bytes"));
+    return Tensor(dtype, std::move(shape), layout, std::move(memory), *size);
   }
 
   absl::StatusOr<TrainStepResult> TrainStep(absl::string_view layer, const TensorView& x,
                                             const TrainStepOptions& options) override {
-    return Run<v1::TrainStepResponse>(TrainStepRequest(layer, x, options), options);
+    return Run<TrainStepResult>(TrainStepCall(layer, x, options, &connection_->runtime()), options);
   }
 
   absl::StatusOr<InferResult> Infer(absl::string_view layer, const TensorView& x,
                                     const InferOptions& options) override {
-    return Run<v1::InferResponse>(InferRequest(layer, x, options), options);
+    return Run<InferResult>(InferCall(layer, x, options), options);
   }
 
   absl::StatusOr<InferResult> Denormalize(absl::string_view layer, const TensorView& y,
                                           const InferOptions& options) override {
-    return Run<v1::DenormalizeResponse>(DenormalizeRequest(layer, y, options), options);
+    return Run<InferResult>(DenormalizeCall(layer, y, options), options);
   }
 
   absl::StatusOr<BackwardResult> Backward(absl::string_view layer, const TensorView& x, const TensorView& dy,
                                           const BackwardOptions& options) override {
-    return Run<v1::BackwardResponse>(BackwardRequest(layer, x, dy, options), options);
+    return Run<BackwardResult>(BackwardCall(layer, x, dy, options, &connection_->runtime()), options);
   }
 
   absl::StatusOr<ServingStatus> Health(absl::string_view service, const CallOptions& options) override {
     const absl::StatusOr<HealthResponse> response =
-        connection_.Call<HealthResponse>(HealthRequest{{service.data(), service.size()}}, options);
+        connection_->Call<HealthResponse>(HealthRequest{{service.data(), service.size()}}, options);
     if (!response.ok()) return response.status();
     switch (response->status) {
       case 1:
@@ -133,121 +164,105 @@ class GrpcClient : public Client {
 
   void TrainStepAsync(absl::string_view layer, const TensorView& x, const TrainStepOptions& options,
                       std::function<void(absl::StatusOr<TrainStepResult>)> done) override {
-    Start<v1::TrainStepResponse>(TrainStepRequest(layer, x, options), options, std::move(done));
+    Start(TrainStepCall(layer, x, options, &connection_->runtime()), options, std::move(done));
   }
 
   void InferAsync(absl::string_view layer, const TensorView& x, const InferOptions& options,
                   std::function<void(absl::StatusOr<InferResult>)> done) override {
-    Start<v1::InferResponse>(InferRequest(layer, x, options), options, std::move(done));
+    Start(InferCall(layer, x, options), options, std::move(done));
   }
 
   void DenormalizeAsync(absl::string_view layer, const TensorView& y, const InferOptions& options,
                         std::function<void(absl::StatusOr<InferResult>)> done) override {
-    Start<v1::DenormalizeResponse>(DenormalizeRequest(layer, y, options), options, std::move(done));
+    Start(DenormalizeCall(layer, y, options), options, std::move(done));
   }
 
   void BackwardAsync(absl::string_view layer, const TensorView& x, const TensorView& dy, const BackwardOptions& options,
                      std::function<void(absl::StatusOr<BackwardResult>)> done) override {
-    Start<v1::BackwardResponse>(BackwardRequest(layer, x, dy, options), options, std::move(done));
+    Start(BackwardCall(layer, x, dy, options, &connection_->runtime()), options, std::move(done));
+  }
+
+  std::unique_ptr<StepStream> OpenSteps(const StepStreamOptions& options) override {
+    return OpenStepStream(connection_.get(), options);
+  }
+
+  absl::StatusOr<InferResult> InferChunked(absl::string_view layer, const ChunkedTensor& x, const ChunkSource& source,
+                                           const ChunkSink& sink, const InferOptions& options) override {
+    return internal::InferChunked(connection_.get(), layer, x, source, sink, options);
+  }
+
+  absl::StatusOr<TrainStepResult> TrainStepChunked(absl::string_view layer, const ChunkedTensor& x,
+                                                   const ChunkSource& source, const ChunkSink& sink,
+                                                   const TrainStepOptions& options) override {
+    return internal::TrainStepChunked(connection_.get(), layer, x, source, sink, options);
   }
 
  private:
   // Made once per call, here, so that every attempt carries the same one.
   std::string RequestId(const CallOptions& options) {
-    return options.request_id.empty() ? connection_.runtime().NewRequestId() : options.request_id;
+    return options.request_id.empty() ? connection_->runtime().NewRequestId() : options.request_id;
   }
 
-  absl::StatusOr<v1::TrainStepRequest> TrainStepRequest(absl::string_view layer, const TensorView& x,
-                                                        const TrainStepOptions& options) {
-    if (absl::Status status = CheckTensor(layer, "x", x); !status.ok()) return status;
-    v1::TrainStepRequest request;
-    request.set_layer(layer.data(), layer.size());
-    SetTensor(x, request.mutable_x());
-    request.mutable_gamma()->Assign(options.gamma.begin(), options.gamma.end());
-    request.mutable_beta()->Assign(options.beta.begin(), options.beta.end());
-    request.set_omit_output(options.omit_output);
-    request.set_skip_update(options.skip_update);
-    // A step that stores nothing needs no memory of it on the server.
-    request.set_request_id(options.skip_update ? options.request_id : RequestId(options));
-    return request;
+  template <typename Result>
+  absl::StatusOr<Result> Run(absl::StatusOr<TensorCall> call, const CallOptions& options) {
+    if (!call.ok()) return call.status();
+    const absl::Duration start = connection_->runtime().Now();
+    CallOptions left = options;
+    if (shared_memory_ != nullptr) {
+      Place(shared_memory_.get(), std::min(kLongestWait, connection_->TimeoutOf(options)), &*call);
+      left.timeout = connection_->TimeoutOf(options) - (connection_->runtime().Now() - start);
+    }
+    if (absl::Status status = OwnInputs(&*call, &connection_->buffers()); !status.ok()) return status;
+    for (;;) {
+      const TensorRequest request{call->method, Encode(*call).Finish()};
+      const absl::StatusOr<grpc::ByteBuffer> answer =
+          connection_->Call<grpc::ByteBuffer>(request, left, call->request_id);
+      if (answer.ok()) return Decode<Result>(*call, *answer, &connection_->buffers());
+      if (shared_memory_ == nullptr || !Settle(shared_memory_.get(), answer.status(), &*call)) return answer.status();
+      left.timeout = connection_->TimeoutOf(options) - (connection_->runtime().Now() - start);
+    }
   }
 
-  static absl::StatusOr<v1::InferRequest> InferRequest(absl::string_view layer, const TensorView& x,
-                                                       const InferOptions& options) {
-    if (absl::Status status = CheckTensor(layer, "x", x); !status.ok()) return status;
-    v1::InferRequest request;
-    request.set_layer(layer.data(), layer.size());
-    SetTensor(x, request.mutable_x());
-    request.set_version(options.version);
-    return request;
-  }
-
-  static absl::StatusOr<v1::DenormalizeRequest> DenormalizeRequest(absl::string_view layer, const TensorView& y,
-                                                                   const InferOptions& options) {
-    if (absl::Status status = CheckTensor(layer, "y", y); !status.ok()) return status;
-    v1::DenormalizeRequest request;
-    request.set_layer(layer.data(), layer.size());
-    SetTensor(y, request.mutable_y());
-    request.set_version(options.version);
-    return request;
-  }
-
-  absl::StatusOr<v1::BackwardRequest> BackwardRequest(absl::string_view layer, const TensorView& x,
-                                                      const TensorView& dy, const BackwardOptions& options) {
-    if (absl::Status status = CheckTensor(layer, "x", x); !status.ok()) return status;
-    if (absl::Status status = CheckTensor(layer, "dy", dy); !status.ok()) return status;
-    if (absl::Status status = CheckTogether(layer, x, dy); !status.ok()) return status;
-    v1::BackwardRequest request;
-    request.set_layer(layer.data(), layer.size());
-    SetTensor(x, request.mutable_x());
-    SetTensor(dy, request.mutable_dy());
-    request.set_mode(options.frozen ? v1::BACKWARD_MODE_FROZEN : v1::BACKWARD_MODE_TRAINING);
-    request.mutable_batch_mean()->Assign(options.batch_mean.begin(), options.batch_mean.end());
-    request.mutable_batch_var()->Assign(options.batch_var.begin(), options.batch_var.end());
-    request.mutable_gamma()->Assign(options.gamma.begin(), options.gamma.end());
-    const bool mutates = !std::holds_alternative<std::monostate>(options.optimizer);
-    if (const Sgd* sgd = std::get_if<Sgd>(&options.optimizer)) *request.mutable_sgd() = ToProto(*sgd);
-    if (const Adam* adam = std::get_if<Adam>(&options.optimizer)) *request.mutable_adam() = ToProto(*adam);
-    request.set_omit_dx(options.omit_dx);
-    request.set_request_id(mutates ? RequestId(options) : options.request_id);
-    request.set_version(options.version);
-    return request;
-  }
-
-  template <typename Response, typename Request>
-  auto Run(const absl::StatusOr<Request>& request, const CallOptions& options)
-      -> decltype(Take(std::declval<Response*>())) {
-    if (!request.ok()) return request.status();
-    absl::StatusOr<Response> response = connection_.Call<Response>(*request, options, IdOf(*request));
-    if (!response.ok()) return response.status();
-    return Take(&*response);
-  }
-
-  template <typename Response, typename Request, typename Result>
-  void Start(absl::StatusOr<Request> request, const CallOptions& options,
+  template <typename Result>
+  void Start(absl::StatusOr<TensorCall> call, const CallOptions& options,
              std::function<void(absl::StatusOr<Result>)> done) {
-    if (!request.ok()) {
+    // Without waiting: until there is a region, tensors go in the messages.
+    if (call.ok() && shared_memory_ != nullptr) Place(shared_memory_.get(), absl::ZeroDuration(), &*call);
+    const absl::Status status = call.ok() ? OwnInputs(&*call, &connection_->buffers()) : call.status();
+    if (!status.ok()) {
       // Not from here: the caller may hold a lock that `done` takes.
-      connection_.RunSoon([status = request.status(), done = std::move(done)] { done(status); });
+      connection_->RunSoon([status, done = std::move(done)] { done(status); });
       return;
     }
-    std::string request_id(IdOf(*request));
-    connection_.CallAsync<Response>(*std::move(request), options, std::move(request_id),
-                                    [done = std::move(done)](absl::StatusOr<Response> response) {
-                                      if (response.ok()) {
-                                        done(Take(&*response));
-                                      } else {
-                                        done(response.status());
-                                      }
-                                    });
+    Send<Result>(std::make_shared<TensorCall>(*std::move(call)), options, std::move(done));
   }
 
-  static std::string IdOf(const v1::TrainStepRequest& request) { return request.request_id(); }
-  static std::string IdOf(const v1::BackwardRequest& request) { return request.request_id(); }
-  static std::string IdOf(const v1::InferRequest& /*request*/) { return ""; }
-  static std::string IdOf(const v1::DenormalizeRequest& /*request*/) { return ""; }
+  template <typename Result>
+  void Send(const std::shared_ptr<TensorCall>& call, const CallOptions& options,
+            std::function<void(absl::StatusOr<Result>)> done) {
+    TensorRequest request{call->method, Encode(*call).Finish()};
+    // Without shared memory the request holds the tensors now, and lets go of them when it is sent for good.
+    if (shared_memory_ == nullptr) call->inputs.clear();
+    const absl::Duration start = connection_->runtime().Now();
+    connection_->CallAsync<grpc::ByteBuffer>(
+        std::move(request), options, call->request_id,
+        [this, call, options, start, done = std::move(done)](const absl::StatusOr<grpc::ByteBuffer>& answer) {
+          if (!answer.ok() && shared_memory_ != nullptr && Settle(shared_memory_.get(), answer.status(), call.get())) {
+            CallOptions left = options;
+            left.timeout = connection_->TimeoutOf(options) - (connection_->runtime().Now() - start);
+            return Send<Result>(call, left, done);
+          }
+          absl::StatusOr<Result> result =
+              answer.ok() ? Decode<Result>(*call, *answer, &connection_->buffers()) : answer.status();
+          // Whoever gets the result has the tensors for itself.
+          *call = {};
+          done(std::move(result));
+        });
+  }
 
-  Connection connection_;
+  const std::unique_ptr<Connection> connection_;
+  // Null: everything travels in messages.
+  std::unique_ptr<SharedMemory> shared_memory_;
 };
 
 }  // namespace

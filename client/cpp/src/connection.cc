@@ -44,9 +44,13 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& target, const Clie
 }  // namespace
 
 Connection::Connection(absl::string_view target, const ClientOptions& options, std::shared_ptr<Runtime> runtime)
-    : target_(target), options_(options), runtime_(std::move(runtime)), stub_(OpenChannel(target_, options)) {}
+    : target_(target),
+      options_(options),
+      runtime_(std::move(runtime)),
+      stub_(OpenChannel(target_, options)),
+      buffers_(options.max_buffer_bytes) {}
 
-Connection::~Connection() {
+void Connection::Wait() {
   std::unique_lock<std::mutex> lock(mutex_);
   idle_.wait(lock, [this] { return pending_ == 0; });
 }
@@ -57,6 +61,18 @@ void Connection::RunSoon(std::function<void()> action) {
     std::exchange(action, nullptr)();
     RemovePending();
   });
+}
+
+std::shared_ptr<ByteStream> Connection::OpenStream(const std::string& method, absl::Duration timeout,
+                                                   ByteStream::Events events) {
+  AddPending();
+  auto context = std::make_unique<grpc::ClientContext>();
+  if (!SetTimeLeft(timeout, context.get())) context->set_deadline(gpr_now(GPR_CLOCK_MONOTONIC));
+  events.ended = [this, ended = std::move(events.ended)](const grpc::Status& status) {
+    ended(status);
+    RemovePending();
+  };
+  return ByteStream::Start(stub_.generic(), method, std::move(context), std::move(events));
 }
 
 grpc::Status Connection::NoTimeLeft() {

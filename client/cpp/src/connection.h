@@ -14,12 +14,14 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "client/cpp/src/byte_stream.h"
 #include "client/cpp/src/handover.h"
 #include "client/cpp/src/retry.h"
 #include "client/cpp/src/runtime.h"
 #include "client/cpp/src/status.h"
 #include "client/cpp/src/stub.h"
 #include "normd/options.h"
+#include "proto/wire/buffer_pool.h"
 
 namespace normd::internal {
 
@@ -28,17 +30,24 @@ namespace normd::internal {
 class Connection {
  public:
   Connection(absl::string_view target, const ClientOptions& options, std::shared_ptr<Runtime> runtime);
-  // Waits until every asynchronous call is done. Must not run inside the `done` of one.
-  ~Connection();
+  ~Connection() { Wait(); }
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
+  // Until every asynchronous call is done. Must not run inside the `done` of one.
+  void Wait();
+
   Runtime& runtime() { return *runtime_; }
+  const std::shared_ptr<grpc::Channel>& channel() const { return stub_.channel(); }
+  // Of the tensors that are sent and received.
+  wire::BufferPool& buffers() { return buffers_; }
+
+  absl::Duration TimeoutOf(const CallOptions& options) const { return options.timeout.value_or(options_.timeout); }
 
   // Sends `request` until it is answered for good; blocks. `request_id` is only for the text of a failure.
   template <typename Response, typename Request>
   absl::StatusOr<Response> Call(const Request& request, const CallOptions& options, absl::string_view request_id = "") {
-    Attempts attempts(options_.retry, options.timeout.value_or(options_.timeout), runtime_.get());
+    Attempts attempts(options_.retry, TimeoutOf(options), runtime_.get());
     for (;;) {
       Response response;
       grpc::ClientContext context;
@@ -62,6 +71,14 @@ class Connection {
     call->Attempt();
   }
 
+  // Opens a stream of `method`, which counts as a pending call until it has ended, with a deadline unless `timeout` is
+  // infinite. Streams are not tried again.
+  std::shared_ptr<ByteStream> OpenStream(const std::string& method, absl::Duration timeout, ByteStream::Events events);
+  // As the failure of a call with one attempt.
+  absl::Status StreamFailure(const grpc::Status& status, absl::Duration timeout, absl::string_view request_id) const {
+    return ToAbslStatus(status, {target_, 1, timeout, request_id});
+  }
+
   // Runs `action` soon on another thread, as one of the pending calls.
   void RunSoon(std::function<void()> action);
 
@@ -71,7 +88,7 @@ class Connection {
     AsyncCall(Connection* owner, Request message, const CallOptions& options, std::string id,
               std::function<void(absl::StatusOr<Response>)> callback)
         : connection(owner),
-          attempts(owner->options_.retry, options.timeout.value_or(owner->options_.timeout), owner->runtime_.get()),
+          attempts(owner->options_.retry, owner->TimeoutOf(options), owner->runtime_.get()),
           request(std::move(message)),
           request_id(std::move(id)),
           done(std::move(callback)) {}
@@ -130,6 +147,7 @@ class Connection {
   const ClientOptions options_;
   const std::shared_ptr<Runtime> runtime_;
   Stub stub_;
+  wire::BufferPool buffers_;
 
   std::mutex mutex_;
   std::condition_variable idle_;

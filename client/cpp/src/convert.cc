@@ -1,6 +1,7 @@
 #include "client/cpp/src/convert.h"
 
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <optional>
 #include <string>
@@ -10,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
+#include "client/cpp/src/memory.h"
 
 namespace normd::internal {
 namespace {
@@ -155,18 +157,6 @@ absl::Time FromProto(const google::protobuf::Timestamp& time) {
   return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
 }
 
-// product(shape) * element_bytes. Nothing: an extent is negative or the product does not fit.
-std::optional<std::size_t> BytesOf(const std::vector<int64_t>& shape, DType dtype) {
-  bool empty = false;
-  std::size_t bytes = ElementBytes(dtype);
-  for (const int64_t extent : shape) {
-    if (extent < 0) return std::nullopt;
-    empty = empty || extent == 0;
-    if (extent > 0 && __builtin_mul_overflow(bytes, static_cast<std::size_t>(extent), &bytes)) return std::nullopt;
-  }
-  return empty ? 0 : bytes;
-}
-
 }  // namespace
 
 v1::LayerConfig ToProto(const LayerConfig& config) {
@@ -287,35 +277,51 @@ absl::Status CheckTogether(absl::string_view layer, const TensorView& x, const T
                    " bytes, one message carries at most ", kMostTensorBytes, "; send them in parts"));
 }
 
-void SetTensor(const TensorView& tensor, v1::Tensor* out) {
+void DescribeTensor(const TensorView& tensor, v1::Tensor* out) {
   out->set_dtype(ToProto(tensor.dtype));
   Assign(tensor.shape, out->mutable_shape());
   out->set_layout(tensor.layout == Layout::kChannelsLast ? v1::LAYOUT_CHANNELS_LAST : v1::LAYOUT_CHANNELS_FIRST);
-  out->set_data(tensor.data.data(), tensor.data.size());
 }
 
-absl::StatusOr<Tensor> TakeTensor(v1::Tensor* tensor) {
-  const std::optional<DType> dtype = FromProto(tensor->dtype());
+absl::StatusOr<Tensor> TakeTensor(const v1::Tensor& tensor, const Elements& elements) {
+  const std::optional<DType> dtype = FromProto(tensor.dtype());
   if (!dtype) {
     return absl::InternalError(
         absl::StrCat("the server answered with a tensor of a dtype that this client does not know: ",
-                     static_cast<int>(tensor->dtype())));
+                     static_cast<int>(tensor.dtype())));
   }
-  const Layout layout = tensor->layout() == v1::LAYOUT_CHANNELS_LAST ? Layout::kChannelsLast : Layout::kChannelsFirst;
-  std::vector<int64_t> shape = ToVector(tensor->shape());
-  if (BytesOf(shape, *dtype) != tensor->data().size()) {
+  const Layout layout = tensor.layout() == v1::LAYOUT_CHANNELS_LAST ? Layout::kChannelsLast : Layout::kChannelsFirst;
+  std::vector<int64_t> shape = ToVector(tensor.shape());
+  const std::size_t size = elements.shared.empty() ? elements.payload.size : elements.shared.size();
+  if (BytesOf(shape, *dtype) != size || (!elements.into.empty() && elements.into.size() != size)) {
     return absl::InternalError(absl::StrCat("the server answered with a tensor of shape [", absl::StrJoin(shape, ", "),
-                                            "] and ", tensor->data().size(), " bytes of ", NameOf(*dtype)));
+                                            "] and ", size, " bytes of ", NameOf(*dtype)));
   }
-  return Tensor(*dtype, std::move(shape), layout, std::move(*tensor->mutable_data()));
+  if (!elements.into.empty()) {
+    if (elements.shared.empty()) {
+      elements.message->Copy(elements.payload.begin, size, elements.into.data());
+    } else if (elements.shared.data() != elements.into.data()) {
+      std::memcpy(elements.into.data(), elements.shared.data(), size);
+    }
+    return Tensor(*dtype, std::move(shape), layout, nullptr, 0);
+  }
+  if (!elements.shared.empty()) {
+    return Tensor(*dtype, std::move(shape), layout, {elements.owner, elements.shared.data()}, size);
+  }
+  std::shared_ptr<char> memory = PooledMemory(size, elements.pool);
+  if (memory == nullptr) {
+    return absl::ResourceExhaustedError(absl::StrCat("no memory for the ", size, " bytes of the answer"));
+  }
+  elements.message->Copy(elements.payload.begin, size, memory.get());
+  return Tensor(*dtype, std::move(shape), layout, std::move(memory), size);
 }
 
-absl::StatusOr<TrainStepResult> Take(v1::TrainStepResponse* response) {
+absl::StatusOr<TrainStepResult> Take(v1::TrainStepResponse* response, const Elements& y) {
   TrainStepResult out;
-  if (response->has_y()) {
-    absl::StatusOr<Tensor> y = TakeTensor(response->mutable_y());
-    if (!y.ok()) return y.status();
-    out.y = *std::move(y);
+  if (response->has_y() || !y.into.empty()) {
+    absl::StatusOr<Tensor> tensor = TakeTensor(response->y(), y);
+    if (!tensor.ok()) return tensor.status();
+    out.y = *std::move(tensor);
   }
   out.batch_mean = ToVector(response->batch_mean());
   out.batch_var = ToVector(response->batch_var());
@@ -327,24 +333,24 @@ absl::StatusOr<TrainStepResult> Take(v1::TrainStepResponse* response) {
   return out;
 }
 
-absl::StatusOr<InferResult> Take(v1::InferResponse* response) {
-  absl::StatusOr<Tensor> y = TakeTensor(response->mutable_y());
-  if (!y.ok()) return y.status();
-  return InferResult{*std::move(y), response->version(), std::move(*response->mutable_content_hash())};
+absl::StatusOr<InferResult> Take(v1::InferResponse* response, const Elements& y) {
+  absl::StatusOr<Tensor> tensor = TakeTensor(response->y(), y);
+  if (!tensor.ok()) return tensor.status();
+  return InferResult{*std::move(tensor), response->version(), std::move(*response->mutable_content_hash())};
 }
 
-absl::StatusOr<InferResult> Take(v1::DenormalizeResponse* response) {
-  absl::StatusOr<Tensor> x = TakeTensor(response->mutable_x());
-  if (!x.ok()) return x.status();
-  return InferResult{*std::move(x), response->version(), std::move(*response->mutable_content_hash())};
+absl::StatusOr<InferResult> Take(v1::DenormalizeResponse* response, const Elements& x) {
+  absl::StatusOr<Tensor> tensor = TakeTensor(response->x(), x);
+  if (!tensor.ok()) return tensor.status();
+  return InferResult{*std::move(tensor), response->version(), std::move(*response->mutable_content_hash())};
 }
 
-absl::StatusOr<BackwardResult> Take(v1::BackwardResponse* response) {
+absl::StatusOr<BackwardResult> Take(v1::BackwardResponse* response, const Elements& dx) {
   BackwardResult out;
-  if (response->has_dx()) {
-    absl::StatusOr<Tensor> dx = TakeTensor(response->mutable_dx());
-    if (!dx.ok()) return dx.status();
-    out.dx = *std::move(dx);
+  if (response->has_dx() || !dx.into.empty()) {
+    absl::StatusOr<Tensor> tensor = TakeTensor(response->dx(), dx);
+    if (!tensor.ok()) return tensor.status();
+    out.dx = *std::move(tensor);
   }
   out.dgamma = ToVector(response->dgamma());
   out.dbeta = ToVector(response->dbeta());

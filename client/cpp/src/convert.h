@@ -1,6 +1,8 @@
 #ifndef NORMD_CLIENT_CPP_SRC_CONVERT_H_
 #define NORMD_CLIENT_CPP_SRC_CONVERT_H_
 
+#include <memory>
+
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -9,6 +11,9 @@
 #include "normd/tensor.h"
 #include "normd/v1/layer_service.pb.h"
 #include "normd/v1/normalization_service.pb.h"
+#include "proto/wire/buffer_pool.h"
+#include "proto/wire/message_slices.h"
+#include "proto/wire/split_message.h"
 
 // Values of the SDK <-> API messages. What takes a message by pointer moves its bytes out and leaves it unspecified.
 namespace normd::internal {
@@ -27,15 +32,29 @@ Layer FromProto(const v1::Layer& layer);
 absl::Status CheckTensor(absl::string_view layer, absl::string_view what, const TensorView& tensor);
 // RESOURCE_EXHAUSTED: the two do not fit one message together.
 absl::Status CheckTogether(absl::string_view layer, const TensorView& x, const TensorView& dy);
-// REQUIRES CheckTensor to be OK. Copies the data once.
-void SetTensor(const TensorView& tensor, v1::Tensor* out);
-// INTERNAL: the server's tensor does not fit itself.
-absl::StatusOr<Tensor> TakeTensor(v1::Tensor* tensor);
+// All but the elements. REQUIRES CheckTensor to be OK.
+void DescribeTensor(const TensorView& tensor, v1::Tensor* out);
 
-absl::StatusOr<TrainStepResult> Take(v1::TrainStepResponse* response);
-absl::StatusOr<InferResult> Take(v1::InferResponse* response);
-absl::StatusOr<InferResult> Take(v1::DenormalizeResponse* response);
-absl::StatusOr<BackwardResult> Take(v1::BackwardResponse* response);
+// Where an answer's elements stand and where they go.
+struct Elements {
+  const wire::MessageSlices* message = nullptr;
+  wire::Payload payload;
+  // Empty: to a Tensor, with memory of `pool` or, when that has no room, of the system.
+  absl::Span<char> into;
+  wire::BufferPool* pool = nullptr;
+  // Not in the message but here, in memory that `owner` keeps, if this is not empty. They stay there unless `into` is
+  // elsewhere.
+  absl::Span<char> shared = {};
+  std::shared_ptr<char> owner = {};
+};
+// With `into` the tensor has no elements. INTERNAL: the server's tensor does not fit itself, or `into`; nothing was
+// written then. RESOURCE_EXHAUSTED: no memory.
+absl::StatusOr<Tensor> TakeTensor(const v1::Tensor& tensor, const Elements& elements);
+
+absl::StatusOr<TrainStepResult> Take(v1::TrainStepResponse* response, const Elements& y);
+absl::StatusOr<InferResult> Take(v1::InferResponse* response, const Elements& y);
+absl::StatusOr<InferResult> Take(v1::DenormalizeResponse* response, const Elements& x);
+absl::StatusOr<BackwardResult> Take(v1::BackwardResponse* response, const Elements& dx);
 
 }  // namespace normd::internal
 

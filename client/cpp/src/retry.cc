@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "client/cpp/src/status.h"
+
 namespace normd::internal {
 
 Attempts::Attempts(const RetryPolicy& policy, absl::Duration timeout, Runtime* runtime)
@@ -19,11 +21,19 @@ absl::Duration Attempts::Begin() {
 }
 
 std::optional<absl::Duration> Attempts::PauseAfter(const grpc::Status& status) {
-  // Only UNAVAILABLE says that trying again may help. Everything else is an answer, or (DEADLINE_EXCEEDED) the end.
-  if (status.error_code() != grpc::StatusCode::UNAVAILABLE || count_ >= policy_.max_attempts) return std::nullopt;
-  const absl::Duration pause = backoff_ * (0.5 + 0.5 * runtime_->Uniform());
+  if (count_ >= policy_.max_attempts) return std::nullopt;
+  absl::Duration pause;
+  if (const std::optional<absl::Duration> asked = RetryDelay(status)) {
+    // No earlier than the server asks for, and not all of its clients at once.
+    pause = *asked * (1 + 0.5 * runtime_->Uniform());
+  } else if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+    pause = backoff_ * (0.5 + 0.5 * runtime_->Uniform());
+    backoff_ = std::min(backoff_ * std::max(1.0, policy_.multiplier), policy_.max_backoff);
+  } else {
+    // An answer, or (DEADLINE_EXCEEDED) the end.
+    return std::nullopt;
+  }
   if (pause >= Remaining()) return std::nullopt;
-  backoff_ = std::min(backoff_ * std::max(1.0, policy_.multiplier), policy_.max_backoff);
   return pause;
 }
 

@@ -1,7 +1,11 @@
 #include "client/cpp/src/status.h"
 
+#include <algorithm>
+
 #include "absl/strings/cord.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "normd/v1/error_details.pb.h"
 
 namespace normd::internal {
 namespace {
@@ -30,6 +34,20 @@ absl::Status ToAbslStatus(const grpc::Status& status, const CallFacts& facts) {
     result.SetPayload("type.googleapis.com/google.rpc.Status", absl::Cord(status.error_details()));
   }
   return result;
+}
+
+std::optional<absl::Duration> RetryDelay(const grpc::Status& status) {
+  if (status.error_code() != grpc::StatusCode::RESOURCE_EXHAUSTED) return std::nullopt;
+  v1::ErrorStatus details;
+  if (!details.ParseFromString(status.error_details())) return std::nullopt;
+  for (const google::protobuf::Any& detail : details.details()) {
+    v1::RetryInfo info;
+    // The name of the type stands behind the last slash.
+    if (!absl::EndsWith(detail.type_url(), "/google.rpc.RetryInfo") || !info.ParseFromString(detail.value())) continue;
+    const google::protobuf::Duration& delay = info.retry_delay();
+    return std::max(absl::Seconds(delay.seconds()) + absl::Nanoseconds(delay.nanos()), absl::ZeroDuration());
+  }
+  return std::nullopt;
 }
 
 }  // namespace normd::internal

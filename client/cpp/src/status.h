@@ -1,6 +1,7 @@
 #ifndef NORMD_CLIENT_CPP_SRC_STATUS_H_
 #define NORMD_CLIENT_CPP_SRC_STATUS_H_
 
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -23,6 +24,9 @@ struct CallFacts {
 // names the target, the attempts or the timeout, and the request_id that a repetition needs. google.rpc.Status details
 // become the payload "type.googleapis.com/google.rpc.Status", serialized as they came.
 absl::Status ToAbslStatus(const grpc::Status& status, const CallFacts& facts);
+
+// How long the server asks to wait before the call is tried again: the google.rpc.RetryInfo of a RESOURCE_EXHAUSTED.
+std::optional<absl::Duration> RetryDelay(const grpc::Status& status);
 
 }  // namespace normd::internal
 

@@ -1,5 +1,8 @@
 #include "client/cpp/src/stub.h"
 
+#include <grpcpp/impl/client_unary_call.h>
+#include <grpcpp/support/client_callback.h>
+
 #include <future>
 #include <memory>
 #include <optional>
@@ -9,6 +12,35 @@
 #include "client/cpp/src/health_codec.h"
 
 namespace normd::internal {
+namespace {
+
+// As the generated stubs make theirs; only the messages are bytes.
+grpc::internal::RpcMethod Unary(const char* name, const std::shared_ptr<grpc::Channel>& channel) {
+  return {name, nullptr, grpc::internal::RpcMethod::NORMAL_RPC, channel};
+}
+
+}  // namespace
+
+Stub::Stub(std::shared_ptr<grpc::Channel> channel)
+    : channel_(std::move(channel)),
+      layers_(v1::LayerService::NewStub(channel_)),
+      generic_(channel_),
+      tensor_methods_{Unary("/normd.v1.NormalizationService/TrainStep", channel_),
+                      Unary("/normd.v1.NormalizationService/Infer", channel_),
+                      Unary("/normd.v1.NormalizationService/Denormalize", channel_),
+                      Unary("/normd.v1.NormalizationService/Backward", channel_)} {}
+
+grpc::Status Stub::Call(grpc::ClientContext* context, const TensorRequest& request, grpc::ByteBuffer* response) {
+  // What is sent is let go of on gRPC's threads.
+  handover::Give();
+  return grpc::internal::BlockingUnaryCall(channel_.get(), Find(request.method), context, request.message, response);
+}
+
+void Stub::CallAsync(grpc::ClientContext* context, const TensorRequest* request, grpc::ByteBuffer* response,
+                     Done done) {
+  grpc::internal::CallbackUnaryCall(channel_.get(), Find(request->method), context, &request->message, response,
+                                    std::move(done));
+}
 
 grpc::Status Stub::Call(grpc::ClientContext* context, const HealthRequest& request, HealthResponse* response) {
   const grpc::ByteBuffer query = EncodeHealthRequest(request.service);

@@ -4,14 +4,17 @@
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
 #include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/impl/rpc_method.h>
+#include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/status.h>
 
+#include <array>
+#include <cstddef>
 #include <functional>
 #include <memory>
 #include <string>
 
 #include "normd/v1/layer_service.grpc.pb.h"
-#include "normd/v1/normalization_service.grpc.pb.h"
 
 namespace normd::internal {
 
@@ -24,13 +27,22 @@ struct HealthResponse {
   int status = 0;
 };
 
-// The generated stubs behind one name: the type of the request says which method is meant. Thread-safe.
+// The methods that carry tensors, as bytes that are encoded and decoded elsewhere.
+enum class TensorMethod { kTrainStep, kInfer, kDenormalize, kBackward };
+
+struct TensorRequest {
+  TensorMethod method = TensorMethod::kInfer;
+  grpc::ByteBuffer message;
+};
+
+// The stubs behind one name: the type of the request says which method is meant. Thread-safe.
 class Stub {
  public:
-  explicit Stub(const std::shared_ptr<grpc::Channel>& channel)
-      : layers_(v1::LayerService::NewStub(channel)),
-        normalization_(v1::NormalizationService::NewStub(channel)),
-        generic_(channel) {}
+  explicit Stub(std::shared_ptr<grpc::Channel> channel);
+
+  const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+  // Of methods by name.
+  grpc::GenericStub* generic() { return &generic_; }
 
   // One attempt; blocks.
   grpc::Status Call(grpc::ClientContext* context, const v1::CreateLayerRequest& request,
@@ -59,45 +71,23 @@ class Stub {
   grpc::Status Call(grpc::ClientContext* context, const v1::SetStateRequest& request, v1::SetStateResponse* response) {
     return layers_->SetState(context, request, response);
   }
-  grpc::Status Call(grpc::ClientContext* context, const v1::TrainStepRequest& request,
-                    v1::TrainStepResponse* response) {
-    return normalization_->TrainStep(context, request, response);
-  }
-  grpc::Status Call(grpc::ClientContext* context, const v1::InferRequest& request, v1::InferResponse* response) {
-    return normalization_->Infer(context, request, response);
-  }
-  grpc::Status Call(grpc::ClientContext* context, const v1::DenormalizeRequest& request,
-                    v1::DenormalizeResponse* response) {
-    return normalization_->Denormalize(context, request, response);
-  }
-  grpc::Status Call(grpc::ClientContext* context, const v1::BackwardRequest& request, v1::BackwardResponse* response) {
-    return normalization_->Backward(context, request, response);
-  }
+  grpc::Status Call(grpc::ClientContext* context, const TensorRequest& request, grpc::ByteBuffer* response);
   grpc::Status Call(grpc::ClientContext* context, const HealthRequest& request, HealthResponse* response);
 
   // One attempt; returns at once. `context`, `request` and `response` must live until `done` runs, on gRPC's thread.
   using Done = std::function<void(grpc::Status)>;
-  void CallAsync(grpc::ClientContext* context, const v1::TrainStepRequest* request, v1::TrainStepResponse* response,
-                 Done done) {
-    normalization_->async()->TrainStep(context, request, response, std::move(done));
-  }
-  void CallAsync(grpc::ClientContext* context, const v1::InferRequest* request, v1::InferResponse* response,
-                 Done done) {
-    normalization_->async()->Infer(context, request, response, std::move(done));
-  }
-  void CallAsync(grpc::ClientContext* context, const v1::DenormalizeRequest* request, v1::DenormalizeResponse* response,
-                 Done done) {
-    normalization_->async()->Denormalize(context, request, response, std::move(done));
-  }
-  void CallAsync(grpc::ClientContext* context, const v1::BackwardRequest* request, v1::BackwardResponse* response,
-                 Done done) {
-    normalization_->async()->Backward(context, request, response, std::move(done));
-  }
+  void CallAsync(grpc::ClientContext* context, const TensorRequest* request, grpc::ByteBuffer* response, Done done);
 
  private:
-  std::unique_ptr<v1::LayerService::Stub> layers_;
-  std::unique_ptr<v1::NormalizationService::Stub> normalization_;
+  const grpc::internal::RpcMethod& Find(TensorMethod method) const {
+    return tensor_methods_[static_cast<std::size_t>(method)];
+  }
+
+  const std::shared_ptr<grpc::Channel> channel_;
+  const std::unique_ptr<v1::LayerService::Stub> layers_;
   grpc::GenericStub generic_;
+  // By TensorMethod.
+  const std::array<grpc::internal::RpcMethod, 4> tensor_methods_;
 };
 
 }  // namespace normd::internal

@@ -3,6 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "client/cpp/src/memory.h"
 
 namespace normd {
 namespace {
@@ -64,6 +68,35 @@ absl::string_view NameOf(DType dtype) {
       break;
   }
   return "bfloat16";
+}
+
+Tensor::Tensor(DType dtype, std::vector<int64_t> shape, Layout layout, std::string bytes)
+    : dtype_(dtype), shape_(std::move(shape)), layout_(layout), size_bytes_(bytes.size()) {
+  const auto owned = std::make_shared<std::string>(std::move(bytes));
+  memory_ = std::shared_ptr<char>(owned, owned->data());
+}
+
+absl::StatusOr<Tensor> Tensor::Allocate(DType dtype, std::vector<int64_t> shape, Layout layout) {
+  const absl::StatusOr<std::size_t> size = internal::CheckedBytesOf(shape, dtype);
+  if (!size.ok()) return size.status();
+  std::shared_ptr<char> memory = internal::PlainMemory(*size);
+  if (memory == nullptr)
+    return absl::ResourceExhaustedError(absl::StrCat("no memory for a tensor of ", *size, " bytes"));
+  return Tensor(dtype, std::move(shape), layout, std::move(memory), *size);
+}
+
+absl::Span<char> Tensor::mutable_bytes() {
+  if (memory_.use_count() > 1) {
+    std::shared_ptr<char> own = internal::PlainMemory(size_bytes_);
+    if (own == nullptr) throw std::bad_alloc();
+    std::memcpy(own.get(), memory_.get(), size_bytes_);
+    memory_ = std::move(own);
+  } else {
+    // Looking at the count orders nothing. This does: what another thread did with its share before it let go of it
+    // happens before the caller writes.
+    const std::shared_ptr<char> ordered = memory_;
+  }
+  return {memory_.get(), size_bytes_};
 }
 
 std::vector<double> Tensor::ToDoubles(std::size_t most) const {

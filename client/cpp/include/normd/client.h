@@ -12,8 +12,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "normd/layer.h"
 #include "normd/options.h"
+#include "normd/stream.h"
 #include "normd/tensor.h"
 
 namespace normd {
@@ -51,10 +53,16 @@ struct TrainStepOptions : CallOptions {
   bool omit_output = false;
   // Normalize, but store nothing.
   bool skip_update = false;
+  // Where y goes, instead of into TrainStepResult::y, which then has no elements. As long as x, whose memory it may be.
+  // Must stay until the call has ended. Nothing is written unless the call succeeds, with one exception: into memory of
+  // AllocateTensor that is not x's, with Transport::kSharedMemory, the server writes itself. There a call that fails
+  // may have written, and one that fails without an answer (DEADLINE_EXCEEDED, UNAVAILABLE, CANCELLED) may still write:
+  // let go of the tensor then, it is not lent to anybody before that is over.
+  absl::Span<char> into = {};
 };
 
 struct TrainStepResult {
-  // Empty with omit_output.
+  // Without elements with omit_output and `into`.
   Tensor y;
   // Of this batch, per channel; var is the population variance. Backward wants both.
   std::vector<double> batch_mean;
@@ -71,10 +79,13 @@ struct TrainStepResult {
 struct InferOptions : CallOptions {
   // The version that must answer; 0: the newest.
   int64_t version = 0;
+  // Where the result goes, instead of into InferResult::output; as TrainStepOptions::into.
+  absl::Span<char> into = {};
 };
 
 // Of Infer and Denormalize.
 struct InferResult {
+  // Without elements with `into`.
   Tensor output;
   int64_t version = 0;
   std::string content_hash;
@@ -93,10 +104,12 @@ struct BackwardOptions : CallOptions {
   bool omit_dx = false;
   // Frozen only: the version that Infer answered with; 0: the newest.
   int64_t version = 0;
+  // Where dx goes, instead of into BackwardResult::dx; as TrainStepOptions::into. May be the memory of x or dy.
+  absl::Span<char> into = {};
 };
 
 struct BackwardResult {
-  // Empty with omit_dx.
+  // Without elements with omit_dx and `into`.
   Tensor dx;
   // Empty on a layer without affine.
   std::vector<double> dgamma;
@@ -118,6 +131,9 @@ enum class ServingStatus { kUnknown, kServing, kNotServing };
 // DEADLINE_EXCEEDED, the call's timeout passed (a mutation may or may not have happened: repeat it with the same
 // request_id to find out). Every method but TrainStep and Backward with an optimizer is idempotent by nature; the
 // mutations among them are made so by a request_id, which the client adds unasked.
+//
+// Costs: a tensor is copied once on its way out, unless its TensorView has an owner, and once on its way in, from
+// gRPC's pieces to where it ends up. The memory for both is kept and reused.
 class Client {
  public:
   // `target`: "host:port", or "unix:/path/to/socket". Returns at once; the first call connects.
@@ -144,6 +160,13 @@ class Client {
   virtual absl::StatusOr<Layer> SetState(absl::string_view name, const LayerState& state, int64_t expected_version = 0,
                                          bool reset_optimizer = false, const CallOptions& options = {}) = 0;
 
+  // A tensor to be filled and sent, or to be written to as `into`; its elements are unspecified. Its memory is this
+  // client's, kept warm: it goes back when the tensor and its copies are gone, which may be after the client. With
+  // Transport::kSharedMemory the server reads and writes it where it stands, so that nothing is copied at all (results
+  // without `into` stand there too). Errors as of Tensor::Allocate.
+  virtual absl::StatusOr<Tensor> AllocateTensor(DType dtype, std::vector<int64_t> shape,
+                                                Layout layout = Layout::kChannelsFirst) = 0;
+
   virtual absl::StatusOr<TrainStepResult> TrainStep(absl::string_view layer, const TensorView& x,
                                                     const TrainStepOptions& options = {}) = 0;
   virtual absl::StatusOr<InferResult> Infer(absl::string_view layer, const TensorView& x,
@@ -158,7 +181,7 @@ class Client {
   virtual absl::StatusOr<ServingStatus> Health(absl::string_view service = "", const CallOptions& options = {}) = 0;
 
   // The same without waiting. `done` runs once, on a thread of the client's; it must not block, and may start new
-  // calls. The tensors are copied before the call returns.
+  // calls. Tensors without an owner are copied before the call returns; `into` is written to before `done` runs.
   virtual void TrainStepAsync(absl::string_view layer, const TensorView& x, const TrainStepOptions& options,
                               std::function<void(absl::StatusOr<TrainStepResult>)> done) = 0;
   virtual void InferAsync(absl::string_view layer, const TensorView& x, const InferOptions& options,
@@ -168,6 +191,22 @@ class Client {
   virtual void BackwardAsync(absl::string_view layer, const TensorView& x, const TensorView& dy,
                              const BackwardOptions& options,
                              std::function<void(absl::StatusOr<BackwardResult>)> done) = 0;
+
+  // Opens a stream for many calls (normd/stream.h). Returns at once; what is wrong with the server shows in the calls.
+  virtual std::unique_ptr<StepStream> OpenSteps(const StepStreamOptions& options = {}) = 0;
+
+  // Infer and TrainStep for a tensor of any size, in chunks, with memory for a few of them here and in the server. They
+  // block, and are not tried again by themselves: a source may not be able to start anew. `into` is not looked at; the
+  // result's tensor has no elements. When a call fails, the sink may have got some chunks already.
+  virtual absl::StatusOr<InferResult> InferChunked(absl::string_view layer, const ChunkedTensor& x,
+                                                   const ChunkSource& source, const ChunkSink& sink,
+                                                   const InferOptions& options = {}) = 0;
+  // The batch is read once for its statistics, which are folded into the layer when it is complete; then, unless `sink`
+  // is null or omit_output is set, a second time, from offset 0, to be normalized with them. A call that fails in the
+  // second pass has changed the layer.
+  virtual absl::StatusOr<TrainStepResult> TrainStepChunked(absl::string_view layer, const ChunkedTensor& x,
+                                                           const ChunkSource& source, const ChunkSink& sink,
+                                                           const TrainStepOptions& options = {}) = 0;
 };
 
 }  // namespace normd

@@ -2,23 +2,37 @@
 #define NORMD_OPTIONS_H_
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 
 namespace normd {
 
 // When a call failed with UNAVAILABLE it is tried again, after a pause that grows. A mutation keeps its request_id, so
-// the server folds nothing in twice.
+// the server folds nothing in twice. A server that has no memory or no place in its queue for a call answers with
+// RESOURCE_EXHAUSTED and says how long to wait (google.rpc.RetryInfo): such a call is tried again after that time and
+// up to half of it more, at random. RESOURCE_EXHAUSTED without it (a message too large, say) is final.
 struct RetryPolicy {
-  // Attempts in all; 1 means no retry.
+  // Attempts in all, whatever the reasons; 1 means no retry.
   int max_attempts = 4;
   // Pause before the second attempt; each further one is `multiplier` times longer, up to `max_backoff`. The real pause
   // is a random part of that, between one half and the whole.
   absl::Duration initial_backoff = absl::Milliseconds(50);
   absl::Duration max_backoff = absl::Seconds(2);
   double multiplier = 2.0;
+};
+
+// How tensors travel.
+enum class Transport {
+  // In the messages.
+  kGrpc,
+  // Between client and server on one host: in POSIX shared memory, of which the messages say only where. What is small,
+  // or finds no room, still travels in the messages; so does everything, after one warning, when the server has no
+  // shared memory for this client (it is off, or older, or on another host, or may not read it).
+  kSharedMemory,
 };
 
 // Settings of a Client.
@@ -28,6 +42,19 @@ struct ClientOptions {
   RetryPolicy retry;
   // Largest message to receive. The server's own limit holds for what is sent.
   int64_t max_message_bytes = int64_t{1} << 30;
+  // Most memory for tensors that are being sent, results that have not been let go of, and what is kept warm for the
+  // next. A call whose tensor has to be copied and finds no room fails with RESOURCE_EXHAUSTED; results find room
+  // beside it.
+  int64_t max_buffer_bytes = int64_t{16} << 30;
+
+  Transport transport = Transport::kGrpc;
+  // Tensors with fewer bytes travel in the messages, where they are as fast.
+  int64_t shared_memory_min_bytes = 64 << 10;
+  // Most shared memory to hold; the server has a limit of its own.
+  int64_t max_shared_memory_bytes = int64_t{4} << 30;
+  // Gets what is worth knowing but ends no call, on any thread; must not block or call the client. Default: prints a
+  // line to stderr.
+  std::function<void(absl::string_view)> on_warning;
 };
 
 // Settings of one call; they win over ClientOptions.

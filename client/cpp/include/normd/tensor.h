@@ -4,11 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <memory>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 
@@ -43,14 +45,22 @@ std::size_t ElementBytes(DType dtype);
 // "float32", "float64", "float16", "bfloat16".
 absl::string_view NameOf(DType dtype);
 
-// A dense row-major tensor that somebody else owns, rank 2 to 8. Cheap to copy; the data must outlive the call that it
-// is given to (the synchronous calls, and the start of the asynchronous ones).
+// A dense row-major tensor that somebody else owns, rank 2 to 8. Cheap to copy. Without an `owner` the data must
+// outlive the call that it is given to (the synchronous calls, and the start of the asynchronous ones), which copies it
+// once: gRPC may read what it sends for some time after a call has timed out.
 struct TensorView {
   DType dtype = DType::kFloat32;
   std::vector<int64_t> shape;
   Layout layout = Layout::kChannelsFirst;
   // The elements in this machine's (little-endian) order: product(shape) * ElementBytes(dtype) bytes.
   absl::Span<const char> data;
+  // Optional. Keeps the elements alive; with it they are sent from where they stand, without a copy, and must not
+  // change before the call has ended and every copy of `owner` that it took is gone. Tensor::view() sets it; for
+  // elements of your own, e.g.:
+  //   auto values = std::make_shared<const std::vector<float>>(...);
+  //   TensorView view(*values, {32, 64});
+  //   view.owner = values;
+  std::shared_ptr<const void> owner;
 
   TensorView() = default;
   TensorView(absl::Span<const float> values, std::vector<int64_t> extents, Layout where = Layout::kChannelsFirst)
@@ -69,38 +79,62 @@ struct TensorView {
   }
 };
 
-// A dense row-major tensor that owns its elements: what the calls return. The bytes are those that came off the wire,
-// moved and not copied.
+// A dense row-major tensor that owns its elements: what the calls return, and what they send without a copy. Copies
+// share the elements, so they are cheap; a copy that is written to gets elements of its own first. Threads may read one
+// Tensor together, and use copies of it as they like.
 class Tensor {
  public:
+  // Without elements.
   Tensor() = default;
-  Tensor(DType dtype, std::vector<int64_t> shape, Layout layout, std::string bytes)
-      : dtype_(dtype), shape_(std::move(shape)), layout_(layout), bytes_(std::move(bytes)) {}
+  // Takes the bytes over. REQUIRES: as many as the shape and dtype ask for (true of all that make Tensors).
+  Tensor(DType dtype, std::vector<int64_t> shape, Layout layout, std::string bytes);
+  // The same for elements at `memory`, `size_bytes` of them, which shared copies of `memory` keep alive. Aligned for
+  // the element type.
+  Tensor(DType dtype, std::vector<int64_t> shape, Layout layout, std::shared_ptr<char> memory, std::size_t size_bytes)
+      : dtype_(dtype), shape_(std::move(shape)), layout_(layout), memory_(std::move(memory)), size_bytes_(size_bytes) {}
+
+  // A tensor to be filled, its elements unspecified, aligned to 64 bytes. INVALID_ARGUMENT: a negative extent, or too
+  // many elements for the address space. RESOURCE_EXHAUSTED: no memory. Fresh memory is slow to touch: in a loop, reuse
+  // the tensor, or take it from Client::AllocateTensor, which does that for you.
+  static absl::StatusOr<Tensor> Allocate(DType dtype, std::vector<int64_t> shape,
+                                         Layout layout = Layout::kChannelsFirst);
 
   DType dtype() const { return dtype_; }
   const std::vector<int64_t>& shape() const { return shape_; }
   Layout layout() const { return layout_; }
-  absl::Span<const char> bytes() const { return bytes_; }
-  bool empty() const { return bytes_.empty(); }
+  absl::Span<const char> bytes() const { return {memory_.get(), size_bytes_}; }
+  bool empty() const { return size_bytes_ == 0; }
 
   // The elements, T being float, double, Float16 or BFloat16. REQUIRES T to be the type that dtype() names; otherwise
   // the span is empty.
   template <typename T>
   absl::Span<const T> values() const {
     if (dtype_ != DTypeOf<T>()) return {};
-    return {reinterpret_cast<const T*>(bytes_.data()), bytes_.size() / sizeof(T)};
+    return {reinterpret_cast<const T*>(memory_.get()), size_bytes_ / sizeof(T)};
+  }
+
+  // The same to write to. If anybody else shares the elements - a copy, a view(), a call that is under way or was cut
+  // off - this tensor gets new ones first, with the same values, on memory of no pool; so what was sent stays what it
+  // was. Spans that were taken before do not follow.
+  absl::Span<char> mutable_bytes();
+  template <typename T>
+  absl::Span<T> mutable_values() {
+    if (dtype_ != DTypeOf<T>()) return {};
+    const absl::Span<char> bytes = mutable_bytes();
+    return {reinterpret_cast<T*>(bytes.data()), bytes.size() / sizeof(T)};
   }
 
   // The first `most` elements as double, exactly, whatever dtype() is.
   std::vector<double> ToDoubles(std::size_t most = std::numeric_limits<std::size_t>::max()) const;
 
-  // To hand it to the next call.
+  // To hand it to the next call; the view shares the elements.
   TensorView view() const {
     TensorView view;
     view.dtype = dtype_;
     view.shape = shape_;
     view.layout = layout_;
-    view.data = bytes_;
+    view.data = bytes();
+    view.owner = memory_;
     return view;
   }
 
@@ -122,7 +156,8 @@ class Tensor {
   DType dtype_ = DType::kFloat32;
   std::vector<int64_t> shape_;
   Layout layout_ = Layout::kChannelsFirst;
-  std::string bytes_;
+  std::shared_ptr<char> memory_;
+  std::size_t size_bytes_ = 0;
 };
 
 }  // namespace normd
