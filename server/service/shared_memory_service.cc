@@ -1,7 +1,6 @@
 #include "server/service/shared_memory_service.h"
 
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -115,8 +114,9 @@ grpc::ServerUnaryReactor* SharedMemoryServiceImpl::RegisterRegion(grpc::Callback
                                                                   const v1::RegisterRegionRequest* request,
                                                                   v1::RegisterRegionResponse* response) {
   return Handle(context, "RegisterRegion", request, response, observer_, regions_, [&]() -> absl::Status {
-    absl::StatusOr<std::string> region = regions_->Register(request->session(), request->name(), request->size_bytes());
-    if (region.ok()) response->set_region(*std::move(region));
+    const absl::StatusOr<std::string> region =
+        regions_->Register(request->session(), request->name(), request->size_bytes());
+    if (region.ok()) response->set_region(*region);
     return region.status();
   });
 }
