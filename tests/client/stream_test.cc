@@ -195,6 +195,8 @@ TEST_F(StepStreamTest, ACallMayMakeTheNextOne) {
       EXPECT_TRUE(result.ok()) << result.status();
       if (left == 0) return finished.set_value();
       step(left - 1);
+      // There is one place, and the next call has it.
+      stream->Infer("a", view_, {}, [](const auto& more) { EXPECT_TRUE(more.ok()); });
     });
   };
   step(20);
