@@ -14,12 +14,14 @@
 #include "proto/wire/buffer_pool.h"
 #include "server/app/call_log.h"
 #include "server/app/logger.h"
+#include "server/app/memory_trimmer.h"
 #include "server/base/compute_thread.h"
 #include "server/registry/layer_registry.h"
 #include "server/service/health_service.h"
 #include "server/service/layer_service.h"
 #include "server/service/normalization_service.h"
 #include "server/service/tensor_executor.h"
+#include "server/service/unary_call.h"
 
 namespace normd::app {
 
@@ -29,7 +31,8 @@ struct ServerOptions {
   std::string listen = "127.0.0.1:50051";
   // Path; empty: no Unix socket.
   std::string unix_socket;
-  // Largest request, in bytes as it travels.
+  // Largest request, in bytes as it travels. More than two sevenths of the memory budget are taken for so many: a
+  // larger one never fits.
   int64_t max_message_bytes = 256 << 20;
   registry::RegistryOptions limits;
   // Cores that one call may use; 0: what the affinity mask and the cgroup quota allow.
@@ -38,6 +41,8 @@ struct ServerOptions {
   int64_t memory_budget_bytes = 0;
   // Calls with large tensors that may wait for the compute thread, each holding its tensors in memory.
   int64_t max_waiting_calls = 256;
+  // Memory kept for the next call goes back to the system when none has come for this long; zero: never.
+  absl::Duration release_memory_after = absl::Seconds(10);
 };
 
 // A running normd: registry, compute thread, services, health, reflection and the sockets. Owns all of them. Order of
@@ -59,20 +64,39 @@ class Server {
   // Memory of the calls.
   wire::BufferPool& buffers() { return buffers_; }
 
+  // Largest request: what the options say, as far as the memory budget allows it.
+  int64_t max_message_bytes() const { return max_message_bytes_; }
+
   // Says NOT_SERVING to health checks and to those who watch, takes no more calls, waits for the running ones until
   // `drain_timeout` is over, and cancels the rest. Returns when no call runs any more. Once.
   void Shutdown(absl::Duration drain_timeout);
 
  private:
+  // Tells all who want to know of the calls.
+  class Observer final : public service::CallObserver {
+   public:
+    explicit Observer(Logger* logger) : log_(logger) {}
+    void OnCall(const service::CallRecord& record) override {
+      log_.OnCall(record);
+      if (trimmer != nullptr) trimmer->OnCall();
+    }
+    MemoryTrimmer* trimmer = nullptr;
+
+   private:
+    CallLog log_;
+  };
+
   Server(const ServerOptions& options, int cores, Logger* logger);
   absl::Status Listen(const ServerOptions& options);
 
   Logger* const logger_;
-  CallLog call_log_;
+  Observer observer_;
   registry::LayerRegistry registry_;
   // Outlives the calls, which may wait in it.
   base::ComputeThread compute_thread_;
   wire::BufferPool buffers_;
+  const int64_t max_message_bytes_;
+  std::unique_ptr<MemoryTrimmer> trimmer_;
   service::TensorExecutor executor_;
   service::LayerServiceImpl layer_service_;
   service::NormalizationServiceImpl normalization_service_;
