@@ -15,6 +15,8 @@ namespace {
 
 // protobuf counts the bytes of a message in an int.
 constexpr int64_t kMaxMessageBytes = std::numeric_limits<int32_t>::max();
+// A budget that has room for the smallest --max-message-bytes many times over.
+constexpr int64_t kMinMemoryBudget = 1 << 20;
 
 // What a health check dials when it is told nothing: a way in to the server that the same flags start.
 std::string DefaultHealthAddress(const ServerOptions& options) {
@@ -39,6 +41,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   std::string log_level = "info";
   std::string log_format = "text";
   double drain_timeout_s = absl::ToDoubleSeconds(result.drain_timeout);
+  double release_memory_after_s = absl::ToDoubleSeconds(server.release_memory_after);
 
   CLI::App app("normd: shared, versioned normalization layers over gRPC", "normd");
   app.option_defaults()->always_capture_default();
@@ -52,6 +55,15 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
       ->check(CLI::Range(0.0, 86400.0));
   app.add_option("--max-message-bytes", server.max_message_bytes, "Largest request; larger ones get RESOURCE_EXHAUSTED")
       ->check(CLI::Range(int64_t{1024}, kMaxMessageBytes));
+  app.add_option("--memory-budget", server.memory_budget_bytes,
+                 "Bytes of tensors and messages at a time; 0: half of what machine and cgroup allow")
+      ->check(CLI::IsMember({int64_t{0}}) | CLI::Range(kMinMemoryBudget, int64_t{1} << 50));
+  app.add_option("--max-waiting-calls", server.max_waiting_calls,
+                 "Calls with large tensors that may wait; more get RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(int64_t{1}, int64_t{1'000'000}));
+  app.add_option("--release-memory-after", release_memory_after_s,
+                 "Seconds without a call after which unused memory goes back to the system; 0: never")
+      ->check(CLI::Range(0.0, 86400.0));
   app.add_option("--max-layers", server.limits.max_layers, "Most layers; more get RESOURCE_EXHAUSTED")
       ->check(CLI::Range(int64_t{1}, int64_t{1'000'000'000}));
   app.add_option("--max-channels", server.limits.max_channels, "Most channels of one layer")
@@ -98,6 +110,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   result.log_level = ParseLogLevel(log_level).value();
   result.log_format = log_format == "json" ? LogFormat::kJson : LogFormat::kText;
   result.drain_timeout = absl::Seconds(drain_timeout_s);
+  server.release_memory_after = absl::Seconds(release_memory_after_s);
   if (healthcheck->count() > 0) {
     result.action = CommandLine::Action::kCheckHealth;
     if (result.health_address.empty()) result.health_address = DefaultHealthAddress(server);

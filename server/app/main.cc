@@ -16,7 +16,7 @@ namespace normd::app {
 namespace {
 
 // A message of some megabytes that is mapped afresh costs ten times the copy in page faults. So memory that was freed
-// stays with the process, for the next message.
+// stays with the process, for the next message; MemoryTrimmer returns it when no more come.
 void KeepFreedMemory() {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 2147483647);

@@ -4,6 +4,7 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -47,6 +48,10 @@ std::unique_ptr<shm::RegionRegistry> NewRegionRegistry(const ServerOptions& opti
   return std::make_unique<shm::RegionRegistry>(limits);
 }
 
+// Of `wanted`, what a request alone in the server gets memory for: the message, its tensor and the result, these two in
+// buffers of up to a quarter more.
+int64_t FittingMessageBytes(int64_t wanted, int64_t budget_bytes) { return std::min(wanted, budget_bytes / 7 * 2); }
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Logger* logger) {
@@ -54,6 +59,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   const int cores = options.threads > 0 ? options.threads : kernels::AvailableCores();
   std::unique_ptr<Server> server(new Server(options, cores, logger));
   if (absl::Status status = server->Listen(options); !status.ok()) return status;
+  if (server->max_message_bytes_ < options.max_message_bytes) {
+    logger->Log(
+        LogLevel::kWarn, "the memory budget has no room for larger requests",
+        {{"max_message_bytes", server->max_message_bytes_}, {"memory_budget_bytes", server->buffers_.budget_bytes()}});
+  }
   for (const std::string& address : server->addresses_) {
     logger->Log(LogLevel::kInfo, "listening", {{"address", address}, {"threads", cores}});
   }
@@ -62,17 +72,28 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 
 Server::Server(const ServerOptions& options, int cores, Logger* logger)
     : logger_(logger),
-      call_log_(logger),
+      observer_(logger),
       registry_(options.limits, base::Clock::System()),
       regions_(NewRegionRegistry(options)),
       compute_thread_(static_cast<std::size_t>(options.max_waiting_calls)),
       buffers_(options.memory_budget_bytes > 0 ? options.memory_budget_bytes : DefaultMemoryBudget()),
+      max_message_bytes_(FittingMessageBytes(options.max_message_bytes, buffers_.budget_bytes())),
       executor_(&compute_thread_, cores),
-      layer_service_(&registry_, &call_log_),
-      normalization_service_(&registry_, regions_.get(), &buffers_, &executor_, &call_log_),
-      shared_memory_service_(regions_.get(), &call_log_),
+      layer_service_(&registry_, &observer_),
+      normalization_service_(&registry_, regions_.get(), &buffers_, &executor_, &observer_),
+      shared_memory_service_(regions_.get(), &observer_),
       health_service_({v1::LayerService::service_full_name(), v1::NormalizationService::service_full_name(),
-                       v1::SharedMemoryService::service_full_name()}) {}
+                       v1::SharedMemoryService::service_full_name()}) {
+  if (options.release_memory_after <= absl::ZeroDuration()) return;
+  trimmer_ = std::make_unique<MemoryTrimmer>(options.release_memory_after, [this] {
+    // Asked first: what comes back later has to be come back for.
+    const bool all = buffers_.in_use_bytes() == 0;
+    buffers_.ReleaseKept(absl::ZeroDuration());
+    malloc_trim(0);
+    return all;
+  });
+  observer_.trimmer = trimmer_.get();
+}
 
 Server::~Server() {
   if (grpc_server_ != nullptr) Shutdown(absl::ZeroDuration());
@@ -85,7 +106,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   grpc::ServerBuilder builder;
   // By default a second server would share the port, and each would get some of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.SetMaxReceiveMessageSize(static_cast<int>(options.max_message_bytes));
+  builder.SetMaxReceiveMessageSize(static_cast<int>(max_message_bytes_));
   builder.SetMaxSendMessageSize(-1);
   HostPort tcp;
   int tcp_port = 0;

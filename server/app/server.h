@@ -14,6 +14,7 @@
 #include "proto/wire/buffer_pool.h"
 #include "server/app/call_log.h"
 #include "server/app/logger.h"
+#include "server/app/memory_trimmer.h"
 #include "server/base/compute_thread.h"
 #include "server/registry/layer_registry.h"
 #include "server/service/health_service.h"
@@ -21,6 +22,7 @@
 #include "server/service/normalization_service.h"
 #include "server/service/shared_memory_service.h"
 #include "server/service/tensor_executor.h"
+#include "server/service/unary_call.h"
 #include "server/shm/region_registry.h"
 
 namespace normd::app {
@@ -31,7 +33,8 @@ struct ServerOptions {
   std::string listen = "127.0.0.1:50051";
   // Path; empty: no Unix socket.
   std::string unix_socket;
-  // Largest request, in bytes as it travels.
+  // Largest request, in bytes as it travels. More than two sevenths of the memory budget are taken for so many: a
+  // larger one never fits.
   int64_t max_message_bytes = 256 << 20;
   registry::RegistryOptions limits;
   // Cores that one call may use; 0: what the affinity mask and the cgroup quota allow.
@@ -44,6 +47,8 @@ struct ServerOptions {
   bool shared_memory = false;
   // Most bytes of theirs that are mapped at a time.
   int64_t max_shared_memory_bytes = int64_t{4} << 30;
+  // Memory kept for the next call goes back to the system when none has come for this long; zero: never.
+  absl::Duration release_memory_after = absl::Seconds(10);
 };
 
 // A running normd: registry, shared memory, compute thread, services, health, reflection and the sockets. Owns all of
@@ -65,8 +70,9 @@ class Server {
   // Memory of the calls.
   wire::BufferPool& buffers() { return buffers_; }
 
-  // Says NOT_SERVING to health checks and to those who watch, takes no more calls, waits for the running ones until
-  // `drain_timeout` is over, and cancels the rest. Returns when no call runs any more. Once.
+  // Largest request: what the options say, as far as the memory budget allows it.
+  int64_t max_message_bytes() const { return max_message_bytes_; }
+
   // Bytes of shared memory that are mapped.
   int64_t shared_memory_bytes() const { return regions_ != nullptr ? regions_->mapped_bytes() : 0; }
 
@@ -76,17 +82,33 @@ class Server {
   void Shutdown(absl::Duration drain_timeout);
 
  private:
+  // Tells all who want to know of the calls.
+  class Observer final : public service::CallObserver {
+   public:
+    explicit Observer(Logger* logger) : log_(logger) {}
+    void OnCall(const service::CallRecord& record) override {
+      log_.OnCall(record);
+      if (trimmer != nullptr) trimmer->OnCall();
+    }
+    MemoryTrimmer* trimmer = nullptr;
+
+   private:
+    CallLog log_;
+  };
+
   Server(const ServerOptions& options, int cores, Logger* logger);
   absl::Status Listen(const ServerOptions& options);
 
   Logger* const logger_;
-  CallLog call_log_;
+  Observer observer_;
   registry::LayerRegistry registry_;
   // Null: shared memory is off.
   const std::unique_ptr<shm::RegionRegistry> regions_;
   // Outlives the calls, which may wait in it.
   base::ComputeThread compute_thread_;
   wire::BufferPool buffers_;
+  const int64_t max_message_bytes_;
+  std::unique_ptr<MemoryTrimmer> trimmer_;
   service::TensorExecutor executor_;
   service::LayerServiceImpl layer_service_;
   service::NormalizationServiceImpl normalization_service_;

@@ -30,6 +30,9 @@ void ExpectSame(const CommandLine& a, const CommandLine& b) {
   EXPECT_EQ(a.server.threads, b.server.threads);
   EXPECT_EQ(a.server.shared_memory, b.server.shared_memory);
   EXPECT_EQ(a.server.max_shared_memory_bytes, b.server.max_shared_memory_bytes);
+  EXPECT_EQ(a.server.memory_budget_bytes, b.server.memory_budget_bytes);
+  EXPECT_EQ(a.server.max_waiting_calls, b.server.max_waiting_calls);
+  EXPECT_EQ(a.server.release_memory_after, b.server.release_memory_after);
   EXPECT_EQ(a.log_level, b.log_level);
   EXPECT_EQ(a.log_format, b.log_format);
   EXPECT_EQ(a.drain_timeout, b.drain_timeout);
@@ -40,6 +43,9 @@ TEST(CommandLine, Defaults) {
   EXPECT_EQ(command.action, CommandLine::Action::kServe);
   EXPECT_EQ(command.server.listen, "127.0.0.1:50051");
   EXPECT_EQ(command.server.max_message_bytes, 256 << 20);
+  EXPECT_EQ(command.server.memory_budget_bytes, 0);
+  EXPECT_EQ(command.server.max_waiting_calls, 256);
+  EXPECT_EQ(command.server.release_memory_after, absl::Seconds(10));
   EXPECT_EQ(command.drain_timeout, absl::Seconds(10));
   EXPECT_EQ(command.log_level, LogLevel::kInfo);
   EXPECT_FALSE(command.server.shared_memory);
@@ -47,13 +53,33 @@ TEST(CommandLine, Defaults) {
 }
 
 TEST(CommandLine, EveryFlag) {
-  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine command,
-                             Parse({"--listen",        "[::1]:7", "--unix-socket",       "/x",
-                                    "--log-level",     "warn",    "--log-format",        "json",
-                                    "--drain-timeout", "0.5",     "--max-message-bytes", "1024",
-                                    "--max-layers",    "3",       "--max-channels",      "4",
-                                    "--threads",       "5",       "--shared-memory",     "--max-shared-memory-bytes",
-                                    "1000000"}));
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine command, Parse({"--listen",
+                                                               "[::1]:7",
+                                                               "--unix-socket",
+                                                               "/x",
+                                                               "--log-level",
+                                                               "warn",
+                                                               "--log-format",
+                                                               "json",
+                                                               "--drain-timeout",
+                                                               "0.5",
+                                                               "--max-message-bytes",
+                                                               "1024",
+                                                               "--max-layers",
+                                                               "3",
+                                                               "--max-channels",
+                                                               "4",
+                                                               "--threads",
+                                                               "5",
+                                                               "--memory-budget",
+                                                               "1048576",
+                                                               "--max-waiting-calls",
+                                                               "6",
+                                                               "--release-memory-after",
+                                                               "1.5",
+                                                               "--shared-memory",
+                                                               "--max-shared-memory-bytes",
+                                                               "1000000"}));
   EXPECT_EQ(command.server.listen, "[::1]:7");
   EXPECT_EQ(command.server.unix_socket, "/x");
   EXPECT_EQ(command.log_level, LogLevel::kWarn);
@@ -65,6 +91,9 @@ TEST(CommandLine, EveryFlag) {
   EXPECT_EQ(command.server.threads, 5);
   EXPECT_TRUE(command.server.shared_memory);
   EXPECT_EQ(command.server.max_shared_memory_bytes, 1'000'000);
+  EXPECT_EQ(command.server.memory_budget_bytes, 1 << 20);
+  EXPECT_EQ(command.server.max_waiting_calls, 6);
+  EXPECT_EQ(command.server.release_memory_after, absl::Milliseconds(1500));
 }
 
 TEST(CommandLine, TheSampleConfigHoldsEverySettingWithItsDefault) {
@@ -114,6 +143,11 @@ TEST(CommandLine, ErrorsNameTheFlag) {
   EXPECT_THAT(Parse({"--drain-timeout", "-1"}), StatusIs(absl::StatusCode::kInvalidArgument, "--drain-timeout"));
   EXPECT_THAT(Parse({"--max-shared-memory-bytes", "0"}),
               StatusIs(absl::StatusCode::kInvalidArgument, "--max-shared-memory-bytes"));
+  EXPECT_THAT(Parse({"--memory-budget", "1000"}), StatusIs(absl::StatusCode::kInvalidArgument, "--memory-budget"));
+  EXPECT_THAT(Parse({"--memory-budget", "-1"}), StatusIs(absl::StatusCode::kInvalidArgument, "--memory-budget"));
+  EXPECT_THAT(Parse({"--max-waiting-calls", "0"}), StatusIs(absl::StatusCode::kInvalidArgument, "--max-waiting-calls"));
+  EXPECT_THAT(Parse({"--release-memory-after", "-1"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, "--release-memory-after"));
   EXPECT_THAT(Parse({"extra"}), StatusIs(absl::StatusCode::kInvalidArgument, "extra"));
 }
 

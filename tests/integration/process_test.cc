@@ -2,6 +2,9 @@
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
+#include <grpcpp/client_context.h>
+#include <grpcpp/create_channel.h>
+#include <grpcpp/security/credentials.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <spawn.h>
@@ -11,6 +14,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -18,7 +23,11 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
+
+#include "normd/v1/layer_service.grpc.pb.h"
+#include "normd/v1/normalization_service.grpc.pb.h"
 
 namespace {
 
@@ -122,6 +131,15 @@ class Normd {
   }
   // Of the running process.
   std::string Environment() const { return ReadFile("/proc/" + std::to_string(pid_) + "/environ"); }
+  // Of the running process, as /proc says: "VmRSS" is what is resident, "VmHWM" the most that ever was.
+  int64_t MemoryBytes(const std::string& name) const {
+    std::istringstream status(ReadFile("/proc/" + std::to_string(pid_) + "/status"));
+    for (std::string line; std::getline(status, line);) {
+      if (line.rfind(name + ":", 0) == 0) return std::stoll(line.substr(name.size() + 1)) * 1024;
+    }
+    ADD_FAILURE() << "no " << name;
+    return 0;
+  }
   std::string Stderr() const { return ReadFile(stderr_path_); }
 
  private:
@@ -218,6 +236,66 @@ TEST_F(ProcessTest, ASecondSignalEndsItAtOnce) {
   EXPECT_EQ(normd.Wait(), 128 + SIGTERM);
   close(fd);
 }
+
+#ifndef NORMD_SANITIZED
+// The sanitizers' allocators keep what is freed.
+TEST_F(ProcessTest, ResidentMemoryFallsAfterABurst) {
+  namespace v1 = normd::v1;
+  // glibc returns the free end of its first arena only, so that with several some MB of each would stay.
+  setenv("MALLOC_ARENA_MAX", "1", 1);
+  Normd normd({"--listen", "", "--unix-socket", Path("normd.sock"), "--release-memory-after", "0.2"});
+  unsetenv("MALLOC_ARENA_MAX");
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  const auto channel = grpc::CreateCustomChannel(normd.ReadAddress(), grpc::InsecureChannelCredentials(), arguments);
+  {
+    grpc::ClientContext context;
+    v1::CreateLayerRequest request;
+    request.set_name("bn");
+    request.mutable_config()->set_num_channels(2);
+    v1::CreateLayerResponse response;
+    ASSERT_TRUE(v1::LayerService::NewStub(channel)->CreateLayer(&context, request, &response).ok());
+  }
+  const auto stub = v1::NormalizationService::NewStub(channel);
+  v1::InferRequest request;
+  request.set_layer("bn");
+  request.mutable_x()->set_dtype(v1::DATA_TYPE_FLOAT32);
+  const auto infer = [&](int64_t bytes) {
+    v1::InferRequest sized = request;
+    sized.mutable_x()->add_shape(bytes / 8);
+    sized.mutable_x()->add_shape(2);
+    sized.mutable_x()->set_data(std::string(static_cast<size_t>(bytes), '\0'));
+    grpc::ClientContext context;
+    context.set_wait_for_ready(true);
+    v1::InferResponse response;
+    EXPECT_EQ(stub->Infer(&context, sized, &response).error_message(), "");
+  };
+  constexpr int64_t kMB = 1'000'000;
+  infer(800);
+  const int64_t before = normd.MemoryBytes("VmRSS");
+  const auto burst = [&] {
+    std::vector<std::thread> clients;
+    for (int i = 0; i < 20; ++i) clients.emplace_back([&] { infer(16 * kMB); });
+    for (std::thread& client : clients) client.join();
+  };
+  burst();
+  const int64_t peak = normd.MemoryBytes("VmHWM");
+  ASSERT_GT(peak, before + 100 * kMB) << "was there a burst?";
+  const int64_t plateau = before + 24 * kMB;
+  const auto await_plateau = [&] {
+    const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
+    while (normd.MemoryBytes("VmRSS") > plateau) {
+      ASSERT_LT(std::chrono::steady_clock::now(), give_up)
+          << normd.MemoryBytes("VmRSS") << " are resident, before the burst: " << before << ", most: " << peak;
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  };
+  await_plateau();
+  burst();
+  await_plateau();
+  infer(16 * kMB);
+}
+#endif
 
 TEST_F(ProcessTest, ATakenPortIsAnErrorOfOneLine) {
   Normd first({"--listen", "127.0.0.1:0"});
