@@ -50,6 +50,7 @@ void AddCommandLine(CLI::App* app, Context* context) {
   AddInfer(app, context);
   AddDenormalize(app, context);
   AddDescribe(app, context);
+  AddBench(app, context);
   AddHealth(app, context);
   AddVersion(app, context);
   AddCompletion(app, context);

@@ -9,13 +9,15 @@
 
 namespace normd::cli {
 
+ClientOptions Context::client_options() const {
+  ClientOptions options;
+  // The command line was refused if this does not parse.
+  (void)ParseTimeout(timeout, &options.timeout);
+  return options;
+}
+
 Client& Context::client() {
-  if (client_ == nullptr) {
-    ClientOptions options;
-    // The command line was refused if this does not parse.
-    (void)ParseTimeout(timeout, &options.timeout);
-    client_ = Client::Connect(server, options);
-  }
+  if (client_ == nullptr) client_ = Client::Connect(server, client_options());
   return *client_;
 }
 
@@ -27,14 +29,22 @@ Printer& Context::printer() {
   return *printer_;
 }
 
-absl::Status ParseTimeout(const std::string& text, absl::Duration* timeout) {
+absl::Status ParseDuration(const std::string& text, absl::Duration* duration) {
   double seconds = 0;
   if (absl::SimpleAtod(text, &seconds)) {
     // absl::Seconds would take NaN for infinity.
-    *timeout = std::isnan(seconds) ? absl::ZeroDuration() : absl::Seconds(seconds);
-  } else if (!absl::ParseDuration(text, timeout)) {
-    return absl::InvalidArgumentError(absl::StrCat("'", text, "' is no duration; try 5s, 500ms or 1m30s"));
+    if (!std::isnan(seconds)) {
+      *duration = absl::Seconds(seconds);
+      return absl::OkStatus();
+    }
+  } else if (absl::ParseDuration(text, duration)) {
+    return absl::OkStatus();
   }
+  return absl::InvalidArgumentError(absl::StrCat("'", text, "' is no duration; try 5s, 500ms or 1m30s"));
+}
+
+absl::Status ParseTimeout(const std::string& text, absl::Duration* timeout) {
+  if (absl::Status status = ParseDuration(text, timeout); !status.ok()) return status;
   if (!(*timeout > absl::ZeroDuration())) return absl::InvalidArgumentError("a timeout must be above 0");
   return absl::OkStatus();
 }

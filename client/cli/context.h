@@ -25,6 +25,8 @@ struct Context {
   // Set by the verbs that write a tensor to stdout: what is printed goes to stderr then.
   bool stdout_is_data = false;
 
+  // What the options of every verb ask of a client.
+  ClientOptions client_options() const;
   // The connection to `server`, made when it is first asked for.
   Client& client();
   // Whether client() has been asked for: what failed before that is a matter of this machine's files.
@@ -37,7 +39,9 @@ struct Context {
   std::unique_ptr<Printer> printer_;
 };
 
-// "5s", "500ms", "1m30s"; a plain number counts seconds. Nothing else, and nothing that is not above 0.
+// "5s", "500ms", "1m30s"; a plain number counts seconds. Nothing else, NaN included.
+absl::Status ParseDuration(const std::string& text, absl::Duration* duration);
+// The same, and nothing that is not above 0.
 absl::Status ParseTimeout(const std::string& text, absl::Duration* timeout);
 
 }  // namespace normd::cli

@@ -1,5 +1,6 @@
 #include <vector>
 
+#include "client/cli/bench_json.h"
 #include "client/cli/names.h"
 #include "client/cli/printer.h"
 #include "client/cli/state_json.h"
@@ -67,6 +68,8 @@ class JsonPrinter : public Printer {
     Print(
         {{"server", std::string(server)}, {"service", std::string(service)}, {"status", std::string(NameOf(status))}});
   }
+
+  void PrintBench(const BenchReport& report) override { Print(cli::ToJson(report)); }
 
   void PrintVersion(absl::string_view version) override {
     Print({{"version", std::string(version)}, {"api", "normd.v1"}});

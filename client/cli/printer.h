@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/strings/string_view.h"
+#include "client/cli/bench_report.h"
 #include "normd/client.h"
 #include "normd/layer.h"
 #include "normd/tensor.h"
@@ -43,6 +44,7 @@ class Printer {
   virtual void PrintInference(absl::string_view layer, absl::string_view what, const InferResult& result,
                               const Destination& output) = 0;
   virtual void PrintHealth(absl::string_view server, absl::string_view service, ServingStatus status) = 0;
+  virtual void PrintBench(const BenchReport& report) = 0;
   virtual void PrintVersion(absl::string_view version) = 0;
 };
 

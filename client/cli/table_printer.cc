@@ -8,6 +8,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
+#include "client/cli/bench_table.h"
 #include "client/cli/names.h"
 #include "client/cli/plot.h"
 #include "client/cli/printer.h"
@@ -135,6 +136,8 @@ class TablePrinter : public Printer {
   void PrintHealth(absl::string_view server, absl::string_view service, ServingStatus status) override {
     out_ << server << (service.empty() ? "" : " ") << service << ": " << NameOf(status) << "\n";
   }
+
+  void PrintBench(const BenchReport& report) override { PrintBenchTables(report, &out_); }
 
   void PrintVersion(absl::string_view version) override { out_ << "normctl " << version << " (API normd.v1)\n"; }
 

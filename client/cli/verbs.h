@@ -20,6 +20,7 @@ void AddTrain(CLI::App* parent, Context* context);
 void AddInfer(CLI::App* parent, Context* context);
 void AddDenormalize(CLI::App* parent, Context* context);
 void AddDescribe(CLI::App* parent, Context* context);
+void AddBench(CLI::App* parent, Context* context);
 void AddHealth(CLI::App* parent, Context* context);
 void AddVersion(CLI::App* parent, Context* context);
 // Reads the finished tree of `root`, so it may come at any place in it.

@@ -275,6 +275,9 @@ TEST_F(CompletionTest, OffersWordsOptionsValuesLayersAndFiles) {
   EXPECT_THAT(Offers({"normctl", "--server", "a", ":", "1", "layer", "get", "enc"}), ElementsAre("encoder.bn1"));
   EXPECT_THAT(Offers({"normctl", "infer", "dec"}), ElementsAre("decoder.bn1"));
   EXPECT_THAT(Offers({"normctl", "infer", "decoder.bn1", "x"}), ElementsAre("x.npy"));
+  EXPECT_THAT(Offers({"normctl", "bench", "--shape", "8,4", "--layer", "enc"}), ElementsAre("encoder.bn1"));
+  EXPECT_THAT(Offers({"normctl", "bench", "--dtype", "float"}), ElementsAre("float32", "float64", "float16"));
+  EXPECT_THAT(Offers({"normctl", "bench", "--w"}), ElementsAre("--warmup", "--windows"));
   EXPECT_THAT(Offers({"normctl", "completion", ""}), ::testing::UnorderedElementsAre("bash", "zsh", "fish"));
 }
 
@@ -282,7 +285,8 @@ TEST_F(CompletionTest, EveryShellsScriptNamesEveryVerbAndOption) {
   for (const char* shell : {"bash", "zsh", "fish"}) {
     const Outcome outcome = Run(absl::StrCat("completion ", shell));
     EXPECT_EQ(outcome.code, 0);
-    for (const char* word : {"set-state", "denormalize", "describe", "update-weight", "request-id", "server"}) {
+    for (const char* word : {"set-state", "denormalize", "describe", "update-weight", "request-id", "server", "bench",
+                             "train-fraction", "max-in-flight"}) {
       EXPECT_THAT(outcome.out, HasSubstr(word)) << shell;
     }
   }
