@@ -114,24 +114,25 @@ absl::Status Run(const BenchOptions& options, Context* context) {
   ServerTarget target(context->server, context->client_options(), options, temporary ? own.name() : options.layer);
   BenchRecorder recorder(BenchTimeline::From(SteadyNanoseconds(), options));
   int windows = options.windows;
+  bool interrupted = false;
   bool hopeless = false;
   {
     BenchProgress progress;
     RunBenchLoad(options, &target, &recorder, [&](int64_t now_ns) {
       progress.Show(recorder, now_ns);
       const int window = recorder.timeline().WindowAt(now_ns);
-      if (interrupt.asked()) {
-        windows = std::min(windows, std::max(0, window));
+      if (interrupt.asked() && !interrupted) {
+        interrupted = true;
+        windows = std::max(0, window);
         // At once: the calls under way may take long, and a second Ctrl-C ends the program.
         own.Delete();
-        return false;
       }
       // Nothing but failures in the warm-up: the rest would be the same.
       if (window == 0 && !hopeless) {
         const BenchWindow warmup = recorder.Window(-1);
         hopeless = warmup.failed() > 0 && warmup.ok() == 0 && recorder.Window(0).ok() == 0;
       }
-      return !hopeless;
+      return !interrupted && !hopeless;
     });
   }
   if (hopeless) return recorder.first_error();
@@ -140,7 +141,7 @@ absl::Status Run(const BenchOptions& options, Context* context) {
   report.server = context->server;
   report.timeout = context->client_options().timeout;
   context->printer().PrintBench(report);
-  return Verdict(report, recorder, interrupt.asked());
+  return Verdict(report, recorder, interrupted);
 }
 
 // A check of CLI11's: says what is wrong with a text, or nothing.

@@ -101,7 +101,7 @@ void BenchRecorder::Ended(BenchCall call, int64_t due_ns, int64_t ended_ns, int6
 
 BenchWindow BenchRecorder::Window(int window) const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  const auto at = static_cast<std::size_t>(window + 1);
+  const auto at = PlaceOf(window);
   BenchWindow out = windows_[at];
   for (std::size_t i = 0; i < at; ++i) {
     out.under_way_before += windows_[i].started - windows_[i].ok() - windows_[i].failed();

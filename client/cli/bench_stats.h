@@ -86,7 +86,9 @@ class BenchRecorder {
   absl::Status first_error() const;
 
  private:
-  BenchWindow& At(int64_t t_ns) { return windows_[static_cast<std::size_t>(timeline_.WindowAt(t_ns) + 1)]; }
+  // In windows_.
+  static std::size_t PlaceOf(int window) { return static_cast<std::size_t>(int64_t{window} + 1); }
+  BenchWindow& At(int64_t t_ns) { return windows_[PlaceOf(timeline_.WindowAt(t_ns))]; }
 
   const BenchTimeline timeline_;
   mutable std::mutex mutex_;

@@ -28,7 +28,7 @@ class LatencyHistogram {
   // greatest. 0 when nothing was added. REQUIRES: 0 <= per_mille <= 1000.
   int64_t AtPerMille(int per_mille) const;
   // Whether at least ten values lie beyond that rank; with fewer it says more about chance than about the tail.
-  bool HasTail(int per_mille) const { return count_ * (1000 - per_mille) >= 10 * 1000; }
+  bool HasTail(int per_mille) const { return count_ * (1000 - per_mille) >= 10'000; }
 
  private:
   static std::size_t BucketOf(int64_t value);

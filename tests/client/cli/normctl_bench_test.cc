@@ -2,9 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "tests/client/cli/normctl_fixture.h"
@@ -281,6 +284,25 @@ TEST_F(NormctlBenchFailureTest, SomeFailuresAreCountedAndNotRetried) {
   // At most one more was under way at the end.
   EXPECT_LE(calls - report["total"]["requests"].get<int>(), 1);
   EXPECT_THAT(report["error_messages"]["RESOURCE_EXHAUSTED"].get<std::string>(), HasSubstr("queue full"));
+}
+
+TEST_F(NormctlBenchFailureTest, AnInterruptDoesNotWaitForTheCallsUnderWayToDeleteTheLayer) {
+  std::atomic<bool> deleted{false};
+  fake_.infer = [&](grpc::ServerContext* context, const v1::InferRequest&, v1::InferResponse*) {
+    std::ofstream(directory_.Path("started")).put('x');
+    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    deleted = !fake_.delete_layer.requests().empty();
+    return Fail(grpc::StatusCode::CANCELLED, "");
+  };
+  const Outcome outcome =
+      Shell(absl::StrCat(NORMCTL_BINARY, " bench --shape 8,4 --server ", fake_.target(),
+                         " --warmup 0 --duration 2s --timeout 3s & until [ -e $D/started ]; do :; done; kill -TERM $!; "
+                         "wait $!"));
+  EXPECT_EQ(outcome.code, 1);
+  EXPECT_TRUE(deleted);
+  EXPECT_THAT(outcome.err, StartsWith("error: CANCELLED: interrupted before the first window was over"))
+      << "the windows that pass while it waits for the last call do not count";
+  EXPECT_THAT(outcome.out, IsEmpty());
 }
 
 }  // namespace
