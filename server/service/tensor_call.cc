@@ -26,8 +26,7 @@ absl::Status TensorCall::Run(const registry::CallControl& control) {
   if (absl::Status status = Compute(guarded); !status.ok()) return status;
   message_ = {};
   reserved_.Release();
-  // The result may have been written after the last look.
-  return layer::ForLayer(layer(), CheckNotLost());
+  return layer::ForLayer(layer(), CheckResultNotLost());
 }
 
 }  // namespace normd::service

@@ -43,7 +43,8 @@ class TensorCall {
   virtual int64_t bytes() const = 0;
   // Reserves the memory that Run takes. Quick. RESOURCE_EXHAUSTED with a hint when to come back: there is none.
   absl::Status Admit();
-  // Carries the call out. DATA_LOSS: a region that it uses was cut short; nothing has changed but for its results.
+  // Carries the call out. DATA_LOSS: a region that it uses was cut short. Nothing has changed, unless that was noticed
+  // only after the commit and the call wants results that may be wrong.
   absl::Status Run(const registry::CallControl& control);
   // Writes the fields of the method's response.
   virtual void WriteResult(wire::MessageWriter* writer) = 0;
@@ -64,8 +65,10 @@ class TensorCall {
   // Gathers the inputs and makes room for the results.
   virtual absl::Status Load(int threads) = 0;
   virtual absl::Status Compute(const registry::CallControl& control) = 0;
-  // Of all tensors in shared memory.
+  // Of all tensors in shared memory. Before the commit.
   virtual absl::Status CheckNotLost() const = 0;
+  // Of those that the results depend on or stand in. After Compute.
+  virtual absl::Status CheckResultNotLost() const { return CheckNotLost(); }
 
  private:
   const TensorCallContext& context_;

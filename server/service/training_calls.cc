@@ -74,6 +74,11 @@ class TrainStepCall final : public TensorCall {
   }
 
   absl::Status CheckNotLost() const override { return CheckAllNotLost({&*x_}, y_); }
+  // y may be written after the commit, for which the statistics were enough.
+  absl::Status CheckResultNotLost() const override {
+    const bool committed = !request_.skip_update() && !response_.replayed();
+    return committed && !y_.has_value() ? absl::OkStatus() : CheckNotLost();
+  }
 
  private:
   const v1::TrainStepRequest request_;
@@ -162,6 +167,11 @@ class BackwardCall final : public TensorCall {
   }
 
   absl::Status CheckNotLost() const override { return CheckAllNotLost({&*x_, &*dy_}, dx_); }
+  // All gradients are computed before the commit.
+  absl::Status CheckResultNotLost() const override {
+    const bool committed = request_.optimizer_case() != v1::BackwardRequest::OPTIMIZER_NOT_SET && !response_.replayed();
+    return committed ? CheckAllNotLost({}, dx_) : CheckNotLost();
+  }
 
  private:
   const v1::BackwardRequest request_;
