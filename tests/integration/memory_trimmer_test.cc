@@ -47,11 +47,15 @@ class TrimmerTest : public ::testing::Test {
     Await([&] { return trims_ >= count; });
   }
   void TimePasses() {
+    std::unique_lock<std::mutex> own(mutex_);
+    std::mutex* const mutex = lock_;
+    std::condition_variable* const wake = wake_;
+    own.unlock();
     {
-      const std::lock_guard<std::mutex> lock(*lock_);
+      const std::lock_guard<std::mutex> lock(*mutex);
       over_ = true;
     }
-    wake_->notify_all();
+    wake->notify_all();
   }
   int trims() {
     const std::lock_guard<std::mutex> own(mutex_);
