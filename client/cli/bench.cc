@@ -111,14 +111,16 @@ absl::Status Run(const BenchOptions& options, Context* context) {
   const bool temporary = options.layer.empty();
   if (absl::Status status = temporary ? own.Create() : CheckLayer(options, &client); !status.ok()) return status;
 
-  ServerTarget target(context->server, context->client_options(), options, temporary ? own.name() : options.layer);
+  absl::StatusOr<std::unique_ptr<ServerTarget>> target =
+      ServerTarget::Create(context->server, context->client_options(), options, temporary ? own.name() : options.layer);
+  if (!target.ok()) return target.status();
   BenchRecorder recorder(BenchTimeline::From(SteadyNanoseconds(), options));
   int windows = options.windows;
   bool interrupted = false;
   bool hopeless = false;
   {
     BenchProgress progress;
-    RunBenchLoad(options, &target, &recorder, [&](int64_t now_ns) {
+    RunBenchLoad(options, target->get(), &recorder, [&](int64_t now_ns) {
       progress.Show(recorder, now_ns);
       const int window = recorder.timeline().WindowAt(now_ns);
       if (interrupt.asked() && !interrupted) {
@@ -183,6 +185,15 @@ void AddLoad(CLI::App* verb, BenchOptions* options) {
   verb->add_option("--connections", options->connections, "Connections that share the calls")
       ->check(InRange(1, 1000))
       ->capture_default_str();
+  // A name and not the enum, which CLI11 would print as a number.
+  verb->add_option_function<std::string>(
+          "--transport",
+          [options](const std::string& name) {
+            options->transport = name == "shm" ? Transport::kSharedMemory : Transport::kGrpc;
+          },
+          "How tensors travel: in the messages, or in memory shared with a server on this host")
+      ->check(CLI::IsMember({"grpc", "shm"}))
+      ->default_str("grpc");
 }
 
 void AddTensors(CLI::App* verb, Arguments* arguments) {

@@ -69,6 +69,7 @@ Json SettingsOf(const BenchReport& report) {
   out["train_fraction"] = options.train_fraction;
   out["layer"] = options.layer.empty() ? Json() : Json(options.layer);
   out["connections"] = options.connections;
+  out["transport"] = options.transport == Transport::kSharedMemory ? "shm" : "grpc";
   out["loop"] = options.open_loop() ? "open" : "closed";
   if (options.open_loop()) {
     out["rate"] = options.rate;

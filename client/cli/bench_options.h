@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "normd/options.h"
 #include "normd/tensor.h"
 
 namespace normd::cli {
@@ -32,6 +33,8 @@ struct BenchOptions {
   std::string layer;
   // Clients, each with a connection of its own; the calls go round.
   int connections = 1;
+  // kSharedMemory: inputs and results stand in shared memory, and no call copies them.
+  Transport transport = Transport::kGrpc;
 
   // Closed loop: calls that are always under way.
   int concurrency = 1;

@@ -44,7 +44,8 @@ void PrintSettings(const BenchReport& report, std::ostream* out) {
                                 ? absl::StrCat("open loop, ", Number(options.rate), " calls/s, at most ",
                                                MaxInFlight(options), " under way")
                                 : absl::StrCat("closed loop, ", Counted(options.concurrency, "call"), " under way"),
-                            ", ", Counted(options.connections, "connection")));
+                            ", ", Counted(options.connections, "connection"),
+                            options.transport == Transport::kSharedMemory ? ", tensors in shared memory" : ""));
   pair("time", absl::StrCat(Counted(static_cast<int64_t>(report.windows.size()), "window"), " of ",
                             absl::FormatDuration(options.duration), " after ", absl::FormatDuration(options.warmup),
                             " of warm-up"));

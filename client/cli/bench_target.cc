@@ -25,39 +25,40 @@ void WriteElement(DType dtype, uint32_t random, char* to) {
   }
 }
 
-std::string Elements(DType dtype, int64_t bytes) {
+void FillIn(Tensor* tensor) {
   // The same in every run.
   std::mt19937 generator(1);
-  std::string data(static_cast<std::size_t>(bytes), '\0');
-  for (std::size_t i = 0; i < data.size(); i += ElementBytes(dtype)) {
-    WriteElement(dtype, static_cast<uint32_t>(generator()), &data[i]);
+  const absl::Span<char> data = tensor->mutable_bytes();
+  for (std::size_t i = 0; i < data.size(); i += ElementBytes(tensor->dtype())) {
+    WriteElement(tensor->dtype(), static_cast<uint32_t>(generator()), &data[i]);
   }
-  return data;
 }
 
 }  // namespace
 
-ServerTarget::ServerTarget(const std::string& server, ClientOptions client_options, const BenchOptions& options,
-                           std::string layer)
-    : layer_(std::move(layer)) {
-  for (std::size_t i = 0; i < options.shapes.size(); ++i) {
-    inputs_.push_back(Elements(options.dtype, options.BytesOf(i)));
-  }
-  for (std::size_t i = 0; i < options.shapes.size(); ++i) {
-    TensorView view;
-    view.dtype = options.dtype;
-    view.shape = options.shapes[i];
-    view.layout = options.layout;
-    view.data = inputs_[i];
-    views_.push_back(std::move(view));
-  }
+absl::StatusOr<std::unique_ptr<ServerTarget>> ServerTarget::Create(const std::string& server,
+                                                                   ClientOptions client_options,
+                                                                   const BenchOptions& options, std::string layer) {
+  std::unique_ptr<ServerTarget> target(new ServerTarget(std::move(layer)));
   client_options.retry.max_attempts = 1;
-  for (int i = 0; i < options.connections; ++i) clients_.push_back(Client::Connect(server, client_options));
+  client_options.transport = options.transport;
+  for (int i = 0; i < options.connections; ++i) {
+    target->clients_.push_back(Client::Connect(server, client_options));
+    std::vector<Tensor>& inputs = target->inputs_.emplace_back();
+    for (const std::vector<int64_t>& shape : options.shapes) {
+      absl::StatusOr<Tensor> input = target->clients_.back()->AllocateTensor(options.dtype, shape, options.layout);
+      if (!input.ok()) return input.status();
+      FillIn(&*input);
+      inputs.push_back(*std::move(input));
+    }
+  }
+  return target;
 }
 
 void ServerTarget::Start(const BenchStep& step, std::size_t lane, Done done) {
-  Client& client = *clients_[lane % clients_.size()];
-  const TensorView& x = views_[step.shape];
+  const std::size_t connection = lane % clients_.size();
+  Client& client = *clients_[connection];
+  const TensorView x = inputs_[connection][step.shape].view();
   if (step.call == BenchCall::kTrain) {
     client.TrainStepAsync(layer_, x, {}, [done = std::move(done)](const absl::StatusOr<TrainStepResult>& result) {
       done(result.ok() ? absl::StatusOr<int64_t>(result->y.bytes().size()) : result.status());

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -28,22 +29,25 @@ class BenchTarget {
   virtual void Start(const BenchStep& step, std::size_t lane, Done done) = 0;
 };
 
-// A normd server, over `connections` clients without retries: a call that fails is to be counted, not hidden. Holds one
-// input for each shape, made before the first call and shared by all calls. Thread-safe.
+// A normd server, over `connections` clients without retries: a call that fails is to be counted, not hidden. Holds an
+// input for each client and shape, made before the first call and sent without a copy. Thread-safe.
 class ServerTarget : public BenchTarget {
  public:
-  // `layer`: the name to call with.
-  ServerTarget(const std::string& server, ClientOptions client_options, const BenchOptions& options, std::string layer);
+  // `layer`: the name to call with. RESOURCE_EXHAUSTED: no memory for the inputs.
+  static absl::StatusOr<std::unique_ptr<ServerTarget>> Create(const std::string& server, ClientOptions client_options,
+                                                              const BenchOptions& options, std::string layer);
   // Waits for the calls that are under way.
   ~ServerTarget() override = default;
 
   void Start(const BenchStep& step, std::size_t lane, Done done) override;
 
  private:
+  explicit ServerTarget(std::string layer) : layer_(std::move(layer)) {}
+
   const std::string layer_;
-  // Declared before the clients, which wait for their calls when they go.
-  std::vector<std::string> inputs_;
-  std::vector<TensorView> views_;
+  // Declared before the clients, which wait for their calls when they go. One for each client and shape: memory that is
+  // shared with the server belongs to one client.
+  std::vector<std::vector<Tensor>> inputs_;
   std::vector<std::unique_ptr<Client>> clients_;
 };
 

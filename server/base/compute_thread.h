@@ -12,8 +12,9 @@
 
 namespace normd::base {
 
-// One thread that runs jobs in the order in which they came, at a lower priority than the others. The only thread that opens OpenMP regions with more than
-// one thread: libgomp keeps a team for every thread that ever opened one, and handler threads come and go. Thread-safe.
+// One thread that runs jobs in the order in which they came, at a lower priority than the others. The only thread that
+// opens OpenMP regions with more than one thread: libgomp keeps a team for every thread that ever opened one, and
+// handler threads come and go. Thread-safe.
 class ComputeThread {
  public:
   // Jobs must not throw and must not wait for other jobs.

@@ -14,6 +14,7 @@ const std::map<std::string, Factory>& Modes() {
       {"raw", MakeRawCaller},
       {"sdk-sync", MakeSdkSyncCaller},
       {"sdk-async", MakeSdkAsyncCaller},
+      {"sdk-shm", MakeSdkSharedMemoryCaller},
   };
   return *modes;
 }

@@ -43,7 +43,7 @@ std::vector<std::string> CallNames();
 //              The same cost for every server.
 //   sdk-sync   normd's C++ SDK, a thread for each lane
 //   sdk-async  normd's C++ SDK, asynchronous
-// A mode over shared memory is one entry more.
+//   sdk-shm    as sdk-sync, with tensors in shared memory that nobody copies
 std::vector<std::string> ModeNames();
 
 // INVALID_ARGUMENT: no such mode or call, or the mode cannot make this call.
@@ -53,6 +53,7 @@ absl::StatusOr<std::unique_ptr<Caller>> MakeCaller(const std::string& mode, cons
 absl::StatusOr<std::unique_ptr<Caller>> MakeRawCaller(const CallerOptions& options);
 absl::StatusOr<std::unique_ptr<Caller>> MakeSdkSyncCaller(const CallerOptions& options);
 absl::StatusOr<std::unique_ptr<Caller>> MakeSdkAsyncCaller(const CallerOptions& options);
+absl::StatusOr<std::unique_ptr<Caller>> MakeSdkSharedMemoryCaller(const CallerOptions& options);
 
 }  // namespace normd::benchmarks
 

@@ -86,17 +86,10 @@ TEST_F(NormctlBenchTest, AClosedLoopOfBothKinds) {
   const json report = RunJson(absl::StrCat("bench --shape 8,4 --shape 2,4,3 --dtype float64 --concurrency 3 ",
                                            "--connections 2 --train-fraction 0.5 --windows 2 --timeout 10s", kShort));
   ExpectConsistent(report);
-  const json want = {{"shapes", {{8, 4}, {2, 4, 3}}},
-                     {"dtype", "float64"},
-                     {"layout", "channels_first"},
-                     {"train_fraction", 0.5},
-                     {"layer", nullptr},
-                     {"connections", 2},
-                     {"loop", "closed"},
-                     {"concurrency", 3},
-                     {"warmup_seconds", 0.05},
-                     {"duration_seconds", 0.2},
-                     {"windows", 2},
+  const json want = {{"shapes", {{8, 4}, {2, 4, 3}}}, {"dtype", "float64"},      {"layout", "channels_first"},
+                     {"train_fraction", 0.5},         {"layer", nullptr},        {"connections", 2},
+                     {"transport", "grpc"},           {"loop", "closed"},        {"concurrency", 3},
+                     {"warmup_seconds", 0.05},        {"duration_seconds", 0.2}, {"windows", 2},
                      {"timeout_seconds", 10.0}};
   EXPECT_EQ(report["settings"], want);
   const json& total = report["total"];
@@ -108,6 +101,18 @@ TEST_F(NormctlBenchTest, AClosedLoopOfBothKinds) {
   EXPECT_EQ(total["sent_megabytes_per_second"], total["received_megabytes_per_second"]) << "y is as large as x";
   EXPECT_EQ(total["under_way_after"], 3);
   EXPECT_THAT(Layers(), IsEmpty()) << "the temporary layer is gone";
+}
+
+TEST_F(NormctlBenchTest, TensorsInSharedMemory) {
+  // Of 64 KiB, which is what the client puts there.
+  const json report =
+      RunJson(absl::StrCat("bench --shape 256,64 --concurrency 2 --transport shm --train-fraction 0.5", kShort));
+  EXPECT_THAT(Contents(directory_.Path("err")), Not(HasSubstr("shared memory"))) << "it fell back";
+  ExpectConsistent(report);
+  EXPECT_EQ(report["settings"]["transport"], "shm");
+  EXPECT_EQ(report["total"]["errors"], json::object());
+  EXPECT_GT(report["total"]["ok"], 0);
+  EXPECT_THAT(Layers(), IsEmpty());
 }
 
 TEST_F(NormctlBenchTest, AnOpenLoopFollowsItsSchedule) {

@@ -59,7 +59,13 @@ class NormctlTest : public ::testing::Test {
     ASSERT_TRUE(cli::WriteNpy(tensor, directory_.Path(name)).ok());
   }
 
-  TestServer server_;
+  static app::ServerOptions ServerOptions() {
+    app::ServerOptions options = TestOptions();
+    options.shared_memory = true;
+    return options;
+  }
+
+  TestServer server_{ServerOptions()};
   TempDir directory_;
 };
 
