@@ -107,7 +107,7 @@ TEST_F(NormctlBenchTest, TensorsInSharedMemory) {
   // Of 64 KiB, which is what the client puts there.
   const json report =
       RunJson(absl::StrCat("bench --shape 256,64 --concurrency 2 --transport shm --train-fraction 0.5", kShort));
-  EXPECT_THAT(Contents(directory_.Path("err")), Not(HasSubstr("shared memory"))) << "it fell back";
+  EXPECT_THAT(tests::Contents(directory_.Path("err")), Not(HasSubstr("shared memory"))) << "it fell back";
   ExpectConsistent(report);
   EXPECT_EQ(report["settings"]["transport"], "shm");
   EXPECT_EQ(report["total"]["errors"], json::object());
