@@ -128,7 +128,7 @@ TEST_F(NormctlBenchTest, AnOpenLoopFollowsItsSchedule) {
 TEST_F(NormctlBenchTest, EveryDtypeAndLayout) {
   for (const char* dtype : {"float16", "bfloat16", "float32", "float64"}) {
     for (const char* layout : {"channels_first", "channels_last"}) {
-      const json report = RunJson(absl::StrCat("bench --shape 2,3,5 --windows 1 --duration 0.1s --warmup 0 ",
+      const json report = RunJson(absl::StrCat("bench --shape 2,3,5 --windows 1 --duration 1s --warmup 0 ",
                                                "--train-fraction 0.5 --dtype ", dtype, " --layout ", layout));
       EXPECT_GT(report["total"]["ok"], 0) << dtype << " " << layout;
       EXPECT_EQ(report["total"]["errors"], json::object()) << dtype << " " << layout;
@@ -246,7 +246,7 @@ TEST_F(NormctlBenchFailureTest, NothingButFailures) {
   fake_.infer = [&](auto*, const v1::InferRequest&, v1::InferResponse*) {
     return Fail(grpc::StatusCode::UNIMPLEMENTED, absl::StrCat("call ", ++calls));
   };
-  const Outcome outcome = Bench("--warmup 0 --duration 0.1s --windows 2 --output json");
+  const Outcome outcome = Bench("--warmup 0 --duration 1s --windows 2 --output json");
   EXPECT_EQ(outcome.code, 1);
   EXPECT_THAT(outcome.err, AllOf(StartsWith("error: UNIMPLEMENTED: "), HasSubstr("call 1\n"),
                                  HasSubstr("hint: is what listens at")));
@@ -261,7 +261,7 @@ TEST_F(NormctlBenchFailureTest, NothingButFailuresInTheWarmUpEndIt) {
   fake_.infer = [](auto*, const v1::InferRequest&, v1::InferResponse*) {
     return Fail(grpc::StatusCode::INTERNAL, "broken");
   };
-  const Outcome outcome = Bench("--warmup 0.1s --duration 60s");
+  const Outcome outcome = Bench("--warmup 2s --duration 60s");
   EXPECT_EQ(outcome.code, 1);
   EXPECT_THAT(outcome.err, AllOf(StartsWith("error: INTERNAL: "), HasSubstr("broken")));
   EXPECT_THAT(outcome.out, IsEmpty());
