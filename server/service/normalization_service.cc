@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <string>
 #include <utility>
 
 #include "server/service/streams.h"
@@ -16,8 +15,8 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Handle(grpc::CallbackServerC
                                                            const grpc::ByteBuffer* request,
                                                            grpc::ByteBuffer* response) {
   UnaryCall call(context, method, static_cast<int64_t>(request->Length()), context_.observer);
-  std::string layer;
-  std::unique_ptr<TensorCall> tensor_call;
+  // Shared with its job, which is gone when it is refused.
+  std::shared_ptr<TensorCall> tensor_call;
   absl::Status status = WithoutExceptions([&]() -> absl::Status {
     ReceivedMessage message{.slices = wire::MessageSlices(*request), .payloads = {}};
     // gRPC would hold the message until the call ends; it goes when the tensors have been gathered.
@@ -27,31 +26,27 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Handle(grpc::CallbackServerC
         !split.ok()) {
       return split;
     }
-    layer = decoded.layer();
     tensor_call = NewTensorCall(context_.call, std::move(decoded), std::move(message));
     return tensor_call->Admit();
   });
+  if (tensor_call != nullptr) call.set_layer(tensor_call->layer());
   if (status.ok()) {
-    call.set_layer(tensor_call->layer());
-    const int64_t bytes = tensor_call->bytes();
-    status = context_.executor->Run(bytes, [call, response, owned = std::move(tensor_call)](int threads) {
+    status = context_.executor->Run(tensor_call->bytes(), [call, response, tensor_call](int threads) {
       registry::CallControl control;
       control.threads = threads;
       control.check_alive = [&call] { return call.CheckAlive(); };
       call.Run(
           [&]() -> absl::Status {
-            if (absl::Status done = owned->Run(control); !done.ok()) return done;
+            if (absl::Status done = tensor_call->Run(control); !done.ok()) return done;
             wire::MessageWriter writer;
-            owned->WriteResult(&writer);
+            tensor_call->WriteResult(&writer);
             *response = writer.Finish();
             return absl::OkStatus();
           },
           [response] { return response->Length(); });
     });
-    if (status.ok()) return call.reactor();
   }
-  call.set_layer(layer);
-  call.Finish(status);
+  if (!status.ok()) call.Finish(status);
   return call.reactor();
 }
 

@@ -30,28 +30,23 @@ class StepsStream final : public TensorStream {
   };
 
   void OnMessage(wire::MessageSlices message) override {
-    auto step = std::make_unique<Step>();
+    // Shared with its job, which is gone when it is refused.
+    const auto step = std::make_shared<Step>();
     step->request_bytes = static_cast<int64_t>(message.size());
     absl::Status unreadable;
     absl::Status status = WithoutExceptions([&] { return Decode(std::move(message), step.get(), &unreadable); });
     if (!unreadable.ok()) return End(unreadable);
-    if (!status.ok()) return AnswerAndGoOn(*step, status);
-    const int64_t bytes = step->call->bytes();
-    // The job, and with it the step, is gone if it is refused; an answer needs this much of it.
-    Step refused;
-    refused.id = step->id;
-    refused.method = step->method;
-    refused.layer = step->layer;
-    refused.request_bytes = step->request_bytes;
-    status = streams_.executor->Run(bytes, [this, owned = std::move(step)](int threads) {
-      registry::CallControl control;
-      control.threads = threads;
-      control.check_alive = [this] { return CheckAlive(); };
-      absl::Status done = control.CheckAlive();
-      if (done.ok()) done = WithoutExceptions([&] { return owned->call->Run(control); });
-      AnswerAndGoOn(*owned, done);
-    });
-    if (!status.ok()) AnswerAndGoOn(refused, status);
+    if (status.ok()) {
+      status = streams_.executor->Run(step->call->bytes(), [this, step](int threads) {
+        registry::CallControl control;
+        control.threads = threads;
+        control.check_alive = [this] { return CheckAlive(); };
+        absl::Status done = control.CheckAlive();
+        if (done.ok()) done = WithoutExceptions([&] { return step->call->Run(control); });
+        AnswerAndGoOn(*step, done);
+      });
+    }
+    if (!status.ok()) AnswerAndGoOn(*step, status);
   }
 
   absl::Status OnLastMessage() override { return absl::OkStatus(); }

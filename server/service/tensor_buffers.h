@@ -89,7 +89,6 @@ class TensorOutput {
                                                absl::Span<const TensorInput* const> inputs);
 
   char* data() const { return region_.has_value() ? region_->data() : buffer_.data(); }
-  bool in_region() const { return region_.has_value(); }
 
   // DATA_LOSS: the client may not find what was written.
   absl::Status CheckNotLost() const { return region_.has_value() ? region_->CheckNotLost() : absl::OkStatus(); }
