@@ -33,14 +33,6 @@ std::size_t MessageSlices::SliceAt(std::size_t position) const {
   return after == starts_.begin() ? 0 : static_cast<std::size_t>(after - starts_.begin()) - 1;
 }
 
-absl::Span<const char> MessageSlices::Contiguous(std::size_t begin, std::size_t size) const {
-  if (size == 0) return {};
-  const std::size_t i = SliceAt(begin);
-  const std::size_t skip = begin - starts_[i];
-  if (slices_[i].size() - skip < size) return {};
-  return absl::MakeConstSpan(reinterpret_cast<const char*>(slices_[i].begin()) + skip, size);
-}
-
 void MessageSlices::Copy(std::size_t begin, std::size_t size, char* out) const {
   ForEachPiece(begin, size, [&out](absl::Span<const char> piece) {
     std::memcpy(out, piece.data(), piece.size());

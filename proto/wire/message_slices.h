@@ -23,9 +23,6 @@ class MessageSlices {
 
   std::size_t size() const { return size_; }
 
-  // The range as one span if it lies in one slice, otherwise an empty one. REQUIRES: the range lies in the message.
-  absl::Span<const char> Contiguous(std::size_t begin, std::size_t size) const;
-
   // Calls f(absl::Span<const char>) for the pieces of a range, in order. REQUIRES: the range lies in the message.
   template <typename F>
   void ForEachPiece(std::size_t begin, std::size_t size, F&& f) const {
