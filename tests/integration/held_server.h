@@ -21,15 +21,6 @@
 // Calls that stay where a test wants them.
 namespace normd::tests {
 
-// Waits for what another thread or process will bring about soon.
-inline void Await(const char* what, const std::function<bool()>& condition) {
-  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (!condition()) {
-    ASSERT_LT(std::chrono::steady_clock::now(), give_up) << "no " << what;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-}
-
 // A log that keeps its lines, and holds back whoever logs one that contains a given text: a call stays in progress,
 // computed and not answered, for as long as a test wants.
 class HoldingSink final : public spdlog::sinks::sink {

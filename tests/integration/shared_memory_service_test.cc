@@ -30,14 +30,6 @@ using ::testing::MatchesRegex;
 
 using Stub = v1::SharedMemoryService::Stub;
 
-void Await(const char* what, const std::function<bool()>& condition) {
-  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(60);
-  while (!condition()) {
-    ASSERT_LT(std::chrono::steady_clock::now(), give_up) << "no " << what;
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
-}
-
 app::ServerOptions SharedMemoryOptions() {
   app::ServerOptions options = TestOptions();
   options.shared_memory = true;

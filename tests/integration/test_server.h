@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -104,6 +105,9 @@ std::vector<T> Values(const v1::Tensor& tensor) {
   std::memcpy(values.data(), tensor.data().data(), values.size() * sizeof(T));
   return values;
 }
+
+// Waits for what another thread or process will bring about soon.
+void Await(const char* what, const std::function<bool()>& condition);
 
 // `count` values that look random and are the same everywhere, around 3 with a spread of 2.
 std::vector<double> SomeValues(int64_t count, uint32_t seed = 1);
