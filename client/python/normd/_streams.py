@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import deque
-from typing import Any, Callable, Iterable, Iterator, Optional, Union
+from typing import Any, Callable, Iterable, Iterator, Optional, TypeVar, Union
 
 import grpc  # type: ignore[import]
 import numpy as np
@@ -23,6 +23,8 @@ from normd.v1 import normalization_service_pb2 as pb
 
 # An array, or its elements in the order of memory, little-endian.
 Chunk = Union[FloatArray, bytes, bytearray, memoryview]
+
+_Stream = TypeVar("_Stream", bound="_ChunkStream")
 
 # Bytes of elements in a message; whole elements of any type.
 MESSAGE_BYTES = 1 << 20
@@ -89,6 +91,15 @@ class _ChunkStream:
         self._started.set()
         if not self._call.add_callback(self._ended.set):
             self._ended.set()
+
+    def __enter__(self: _Stream) -> _Stream:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __iter__(self: _Stream) -> _Stream:
+        return self
 
     def close(self) -> None:
         """Ends the stream; what has not come does not. May be called again."""
@@ -164,15 +175,6 @@ class InferStream(_ChunkStream):
         self._opened = False
         super().__init__(method, whole, _messages(call, whole, chunks, answered=True), timeout)
 
-    def __enter__(self) -> InferStream:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[FloatArray]:
-        return self
-
     def __next__(self) -> FloatArray:
         first: Union[bytes, memoryview] = b""
         if not self._opened:
@@ -222,15 +224,6 @@ class TrainStepStream(_ChunkStream):
             self._go_on.wait()
             if not self._ended.is_set():
                 yield from _messages(None, whole, source(), answered=True)
-
-    def __enter__(self) -> TrainStepStream:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[FloatArray]:
-        return self
 
     def __next__(self) -> FloatArray:
         first, self._first = self._first, b""
