@@ -2,6 +2,7 @@
 
 #include <grpc/grpc.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/impl/server_builder_option.h>
 #include <grpcpp/security/server_credentials.h>
 #include <grpcpp/server_builder.h>
 #include <malloc.h>
@@ -11,10 +12,13 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "proto/wire/socket_buffers.h"
 #include "server/app/listen_address.h"
 #include "server/base/cgroup.h"
 #include "server/base/clock.h"
@@ -34,6 +38,13 @@ void PrepareGrpc() {
   }();
   static_cast<void>(once);
 }
+
+// The builder's own methods take only numbers and strings.
+class SocketBuffers final : public grpc::ServerBuilderOption {
+ public:
+  void UpdateArguments(grpc::ChannelArguments* arguments) override { wire::UseLargeUnixSocketBuffers(arguments); }
+  void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>*) override {}
+};
 
 // The other half is for gRPC, the layers and the page cache.
 int64_t DefaultMemoryBudget() {
@@ -106,6 +117,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   grpc::ServerBuilder builder;
   // By default a second server would share the port, and each would get some of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.SetOption(std::make_unique<SocketBuffers>());
   builder.SetMaxReceiveMessageSize(static_cast<int>(max_message_bytes_));
   builder.SetMaxSendMessageSize(-1);
   HostPort tcp;

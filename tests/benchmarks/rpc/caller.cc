@@ -12,6 +12,7 @@ using Factory = absl::StatusOr<std::unique_ptr<Caller>> (*)(const CallerOptions&
 const std::map<std::string, Factory>& Modes() {
   static const auto* const modes = new std::map<std::string, Factory>{
       {"raw", MakeRawCaller},
+      {"stub", MakeStubCaller},
       {"sdk-sync", MakeSdkSyncCaller},
       {"sdk-async", MakeSdkAsyncCaller},
       {"sdk-shm", MakeSdkSharedMemoryCaller},

@@ -41,6 +41,7 @@ std::vector<std::string> CallNames();
 // How it is called:
 //   raw        a serialized request as a byte buffer through the callback API; the answer's bytes are dropped unread.
 //              The same cost for every server.
+//   stub       echo-protobuf by generated code through the callback API, as one calls a service without an SDK
 //   sdk-sync   normd's C++ SDK, a thread for each lane
 //   sdk-async  normd's C++ SDK, asynchronous
 //   sdk-shm    as sdk-sync, with tensors in shared memory that nobody copies
@@ -51,6 +52,7 @@ absl::StatusOr<std::unique_ptr<Caller>> MakeCaller(const std::string& mode, cons
 
 // Of the modes.
 absl::StatusOr<std::unique_ptr<Caller>> MakeRawCaller(const CallerOptions& options);
+absl::StatusOr<std::unique_ptr<Caller>> MakeStubCaller(const CallerOptions& options);
 absl::StatusOr<std::unique_ptr<Caller>> MakeSdkSyncCaller(const CallerOptions& options);
 absl::StatusOr<std::unique_ptr<Caller>> MakeSdkAsyncCaller(const CallerOptions& options);
 absl::StatusOr<std::unique_ptr<Caller>> MakeSdkSharedMemoryCaller(const CallerOptions& options);

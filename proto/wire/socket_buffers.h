@@ -1,0 +1,16 @@
+#ifndef NORMD_PROTO_WIRE_SOCKET_BUFFERS_H_
+#define NORMD_PROTO_WIRE_SOCKET_BUFFERS_H_
+
+#include <grpcpp/support/channel_arguments.h>
+
+namespace normd::wire {
+
+// Makes the Unix sockets of a channel or a server send from a larger buffer than the system's 208 KB: the kernel wakes
+// the reader of a large tensor once in a while instead of after every fragment. Each end sets its own direction. The
+// system may allow less (net.core.wmem_max). TCP is left alone, whose buffers grow by themselves. Does nothing with a
+// version of gRPC that it does not know.
+void UseLargeUnixSocketBuffers(grpc::ChannelArguments* arguments);
+
+}  // namespace normd::wire
+
+#endif  // NORMD_PROTO_WIRE_SOCKET_BUFFERS_H_
