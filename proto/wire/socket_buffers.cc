@@ -35,15 +35,16 @@ namespace normd::wire {
 #ifdef NORMD_HAS_SOCKET_MUTATOR
 namespace {
 
-// Measured with answers of 8 MB over the default: 208 KB asked for by hand, which the kernel doubles, is worth 1.14x, as
-// much as 1 MB; 2 MB 1.2x.
-constexpr int kSendBufferBytes = 2 << 20;
+// The kernel doubles it, to twice its usual 208 KB, and every system allows as much. Measured over the usual: answers of
+// 8 MB come 1.14 times as fast; with 2 MB 1.2 times, but then small calls beside large ones wait 13 times as long as
+// alone instead of 9 times (6 with the usual).
+constexpr int kSendBufferBytes = 208 << 10;
 
 bool Enlarge(int fd) {
   int family = 0;
   socklen_t size = sizeof(family);
   if (getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size) == 0 && family == AF_UNIX) {
-    // Cut down to what the system allows. A smaller buffer is no reason to refuse the connection.
+    // A smaller buffer is no reason to refuse the connection.
     setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &kSendBufferBytes, sizeof(kSendBufferBytes));
   }
   return true;

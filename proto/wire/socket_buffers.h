@@ -5,9 +5,9 @@
 
 namespace normd::wire {
 
-// Makes the Unix sockets of a channel or a server send from a larger buffer than the system's 208 KB: the kernel wakes
-// the reader of a large tensor once in a while instead of after every fragment. Each end sets its own direction. The
-// system may allow less (net.core.wmem_max). TCP is left alone, whose buffers grow by themselves. Does nothing with a
+// Makes the Unix sockets of a channel or a server send from a buffer of twice the usual size: writer and reader of a
+// large tensor wake each other less often. Each end sets its own direction. TCP is left alone, whose buffers grow by
+// themselves. Does nothing with a
 // version of gRPC that it does not know.
 void UseLargeUnixSocketBuffers(grpc::ChannelArguments* arguments);
 
