@@ -8,7 +8,7 @@
 set -euo pipefail
 
 build=(build-essential ca-certificates ccache cmake git libabsl-dev libcli11-dev libgrpc++-dev libgrpc-dev
-       libprotobuf-dev libspdlog-dev libssl-dev ninja-build nlohmann-json3-dev pkg-config protobuf-compiler
+       libprotobuf-dev libspdlog-dev libsqlite3-dev libssl-dev ninja-build nlohmann-json3-dev pkg-config protobuf-compiler
        protobuf-compiler-grpc)
 quickstart=("${build[@]}" python3 python3-grpcio python3-numpy python3-pip python3-protobuf python3-setuptools
             python3-sklearn python3-torch python3-venv python3-wheel)

@@ -29,7 +29,7 @@ cleanup() {
   rm -rf "$scratch"
 }
 trap cleanup EXIT
-build/quickstart/server/app/normd --listen 127.0.0.1:0 --log-level warn >"$scratch/address" &
+build/quickstart/server/app/normd --listen 127.0.0.1:0 --store "sqlite:$scratch/normd.db" --log-level warn >"$scratch/address" &
 server=$!
 until address=$(sed -n 's/^normd listening on //p' "$scratch/address") && [[ -n $address ]]; do
   kill -0 "$server" 2>/dev/null || { echo "normd did not start" >&2; exit 1; }

@@ -80,6 +80,15 @@ class IsOkMatcher {
 
 inline IsOkMatcher IsOk() { return {}; }
 
+// Matches a StatusOr that holds a value that matches `inner`.
+MATCHER_P(IsOkAndHolds, inner, "") {
+  if (!arg.ok()) {
+    *result_listener << "which is " << arg.status().ToString();
+    return false;
+  }
+  return ::testing::ExplainMatchResult(inner, *arg, result_listener);
+}
+
 }  // namespace normd::tests
 
 #define NORMD_EXPECT_OK(expression) EXPECT_THAT(expression, ::normd::tests::IsOk())

@@ -2,7 +2,9 @@
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -28,6 +30,21 @@ std::string DefaultHealthAddress(const ServerOptions& options) {
   return JoinHostPort(*address);
 }
 
+// Where state belongs on this system: what systemd says, then the XDG base directories.
+std::string DefaultStore() {
+  for (const auto& [variable, below] : {std::pair("STATE_DIRECTORY", ""), std::pair("XDG_STATE_HOME", "/normd"),
+                                        std::pair("HOME", "/.local/state/normd")}) {
+    const char* const folder = std::getenv(variable);
+    if (folder != nullptr && *folder == '/') return absl::StrCat("sqlite:", folder, below, "/normd.db");
+  }
+  return "sqlite:normd.db";
+}
+
+store::Durability ParseDurability(absl::string_view name) {
+  if (name == "power") return store::Durability::kPower;
+  return name == "periodic" ? store::Durability::kPeriodic : store::Durability::kProcess;
+}
+
 // An empty string unless `address` may be given to --listen.
 std::string CheckListen(const std::string& address) {
   return address.empty() ? "" : std::string(ParseHostPort(address).status().message());
@@ -42,12 +59,34 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   std::string log_format = "text";
   double drain_timeout_s = absl::ToDoubleSeconds(result.drain_timeout);
   double release_memory_after_s = absl::ToDoubleSeconds(server.release_memory_after);
+  server.store.location = DefaultStore();
+  std::string durability = "process";
+  double sync_interval_s = absl::ToDoubleSeconds(server.store.sync_interval);
+  double request_window_s = absl::ToDoubleSeconds(server.limits.requests.window);
 
   CLI::App app("normd: shared, versioned normalization layers over gRPC", "normd");
   app.option_defaults()->always_capture_default();
   app.add_option("--listen", server.listen, "HOST:PORT to listen on; port 0 picks a free one; \"\" turns TCP off")
       ->check(CLI::Validator(CheckListen, "HOST:PORT"));
   app.add_option("--unix-socket", server.unix_socket, "Path of a Unix socket to listen on as well")->type_name("PATH");
+  app.add_option("--store", server.store.location,
+                 "Where layers are kept: sqlite:PATH, or memory, which forgets them when the server stops")
+      ->type_name("STORE")
+      ->check(CLI::Validator(
+          [](const std::string& location) { return std::string(store::CheckLocation(location).message()); }, ""));
+  app.add_option("--durability", durability,
+                 "What an answered update survives in sqlite: process (a kill), power (a loss of power; waits for the "
+                 "disk), periodic (as process, and all but the last --sync-interval survives a loss of power)")
+      ->check(CLI::IsMember({"process", "power", "periodic"}));
+  app.add_option("--sync-interval", sync_interval_s, "Seconds between two writes to the disk with periodic")
+      ->check(CLI::Range(0.001, 86400.0));
+  app.add_option("--request-window", request_window_s, "Seconds for which a mutation's request_id is remembered")
+      ->check(CLI::Range(0.0, 366 * 86400.0));
+  app.add_option("--max-layer-requests", server.limits.requests.per_layer, "Most request_ids remembered of one layer")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  app.add_option("--max-requests", server.limits.requests.total,
+                 "Most request_ids remembered of all layers, 300 bytes each")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
   app.add_option("--log-level", log_level, "Least important lines to log; debug has one line per call")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
   app.add_option("--log-format", log_format, "Form of the log lines on stderr")->check(CLI::IsMember({"text", "json"}));
@@ -111,6 +150,9 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   result.log_format = log_format == "json" ? LogFormat::kJson : LogFormat::kText;
   result.drain_timeout = absl::Seconds(drain_timeout_s);
   server.release_memory_after = absl::Seconds(release_memory_after_s);
+  server.store.durability = ParseDurability(durability);
+  server.store.sync_interval = absl::Seconds(sync_interval_s);
+  server.limits.requests.window = absl::Seconds(request_window_s);
   if (healthcheck->count() > 0) {
     result.action = CommandLine::Action::kCheckHealth;
     if (result.health_address.empty()) result.health_address = DefaultHealthAddress(server);

@@ -68,7 +68,15 @@ int64_t FittingMessageBytes(int64_t wanted, int64_t budget_bytes) { return std::
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Logger* logger) {
   PrepareGrpc();
   const int cores = options.threads > 0 ? options.threads : kernels::AvailableCores();
-  std::unique_ptr<Server> server(new Server(options, cores, logger));
+  const absl::Time start = absl::Now();
+  absl::StatusOr<std::unique_ptr<store::StateStore>> store = store::OpenStore(options.store);
+  if (!store.ok()) return store.status();
+  std::unique_ptr<Server> server(new Server(options, *std::move(store), cores, logger));
+  if (absl::Status status = server->registry_.Load(); !status.ok()) return status;
+  logger->Log(LogLevel::kInfo, "state",
+              {{"store", options.store.location},
+               {"layers", server->registry_.size()},
+               {"load_ms", absl::ToDoubleMilliseconds(absl::Now() - start)}});
   if (absl::Status status = server->Listen(options); !status.ok()) return status;
   if (server->max_message_bytes_ < options.max_message_bytes) {
     logger->Log(
@@ -81,10 +89,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   return server;
 }
 
-Server::Server(const ServerOptions& options, int cores, Logger* logger)
+Server::Server(const ServerOptions& options, std::unique_ptr<store::StateStore> store, int cores, Logger* logger)
     : logger_(logger),
       observer_(logger),
-      registry_(options.limits, base::Clock::System()),
+      store_(std::move(store)),
+      registry_(options.limits, base::Clock::System(), store_.get()),
       regions_(NewRegionRegistry(options)),
       compute_thread_(static_cast<std::size_t>(options.max_waiting_calls)),
       buffers_(options.memory_budget_bytes > 0 ? options.memory_budget_bytes : DefaultMemoryBudget()),

@@ -24,6 +24,7 @@
 #include "server/service/tensor_executor.h"
 #include "server/service/unary_call.h"
 #include "server/shm/region_registry.h"
+#include "server/store/open_store.h"
 
 namespace normd::app {
 
@@ -37,6 +38,8 @@ struct ServerOptions {
   // larger one never fits.
   int64_t max_message_bytes = 256 << 20;
   registry::RegistryOptions limits;
+  // Where the layers are kept.
+  store::StoreOptions store;
   // Cores that one call may use; 0: what the affinity mask and the cgroup quota allow.
   int threads = 0;
   // Tensors and messages in memory at a time, in bytes; 0: half of what the machine and the control groups allow.
@@ -96,11 +99,12 @@ class Server {
     CallLog log_;
   };
 
-  Server(const ServerOptions& options, int cores, Logger* logger);
+  Server(const ServerOptions& options, std::unique_ptr<store::StateStore> store, int cores, Logger* logger);
   absl::Status Listen(const ServerOptions& options);
 
   Logger* const logger_;
   Observer observer_;
+  const std::unique_ptr<store::StateStore> store_;
   registry::LayerRegistry registry_;
   // Null: shared memory is off.
   const std::unique_ptr<shm::RegionRegistry> regions_;

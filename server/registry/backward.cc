@@ -302,6 +302,7 @@ class Pass {
     result.version = commit.outcome.version;
     result.content_hash = commit.outcome.content_hash;
     result.replayed = commit.replayed;
+    result.stored = commit.stored;
     return result;
   }
 

@@ -1,19 +1,20 @@
 #ifndef NORMD_SERVER_REGISTRY_FINGERPRINT_H_
 #define NORMD_SERVER_REGISTRY_FINGERPRINT_H_
 
+#include <array>
 #include <concepts>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 
-#include "absl/hash/hash.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "server/base/sha256.h"
 
 namespace normd::registry {
 
-// Sums up what a call asks for in 64 bits, so that a request_id that comes back with other content is noticed. Means
-// something within this process only. Lists are told apart by their lengths.
+// Sums up what a call asks for in 64 bits, so that a request_id that comes back with other content is noticed, in this
+// process or in a later one: the store keeps them. Lists are told apart by their lengths. One at a time in a thread.
 class Fingerprint {
  public:
   // `method` keeps equal contents of different calls apart.
@@ -21,17 +22,17 @@ class Fingerprint {
 
   template <typename T>
   requires std::integral<T> || std::is_enum_v<T> Fingerprint& Add(T value) {
-    value_ = absl::HashOf(value_, static_cast<int64_t>(value));
+    hash_.AddValue(static_cast<int64_t>(value));
     return *this;
   }
   // By its bits: NaN equals itself.
   Fingerprint& Add(double value) {
-    int64_t bits = 0;
-    std::memcpy(&bits, &value, sizeof(bits));
-    return Add(bits);
+    hash_.AddValue(value);
+    return *this;
   }
   Fingerprint& AddBytes(absl::string_view bytes) {
-    value_ = absl::HashOf(value_, bytes);
+    hash_.AddValue(static_cast<int64_t>(bytes.size()));
+    hash_.Add(bytes.data(), bytes.size());
     return *this;
   }
   template <typename T>
@@ -39,10 +40,16 @@ class Fingerprint {
     return AddBytes(absl::string_view(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)));
   }
 
-  uint64_t value() const { return value_; }
+  // Last.
+  uint64_t value() {
+    const std::array<char, 32> digest = hash_.Digest();
+    uint64_t value = 0;
+    std::memcpy(&value, digest.data(), sizeof(value));
+    return value;
+  }
 
  private:
-  uint64_t value_ = 0;
+  base::Sha256 hash_;
 };
 
 }  // namespace normd::registry

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/uid.h"
@@ -55,6 +56,14 @@ void AddConfig(const layer::LayerConfig& config, Fingerprint* fingerprint) {
       .Add(config.non_finite_policy);
 }
 
+uint64_t FingerprintOf(const CreateLayerSpec& spec) {
+  Fingerprint fingerprint("Create");
+  fingerprint.AddBytes(spec.name).AddBytes(spec.preset);
+  AddConfig(spec.config, &fingerprint);
+  AddState(spec.initial_state, &fingerprint);
+  return fingerprint.value();
+}
+
 // Takes over what a validated `update` sets.
 void Overwrite(const layer::StateUpdate& update, LayerSnapshot* snapshot) {
   if (update.SetsStatistics()) {
@@ -95,15 +104,53 @@ std::shared_ptr<const LayerSnapshot> FirstSnapshot(const CreateLayerSpec& spec, 
 
 absl::StatusOr<LayerRegistry::SnapshotPtr> SnapshotOf(absl::StatusOr<LayerEntry::CommitResult> result) {
   if (!result.ok()) return result.status();
+  if (absl::Status status = WaitFor(result->stored); !status.ok()) return status;
   return std::move(result->snapshot);
 }
 
 }  // namespace
 
-LayerRegistry::LayerRegistry(const RegistryOptions& options, const base::Clock& clock)
-    : options_(options), clock_(clock) {}
+LayerRegistry::LayerRegistry(const RegistryOptions& options, const base::Clock& clock, store::StateStore* store)
+    : options_(options),
+      store_(store),
+      requests_(options.requests, &remembered_requests_),
+      committer_(store),
+      context_{&clock, &committer_, options.requests, &remembered_requests_} {}
 
 LayerRegistry::~LayerRegistry() = default;
+
+absl::Status LayerRegistry::Load() {
+  const base::MutexLock lifecycle_lock(&lifecycle_mutex_);
+  absl::flat_hash_map<std::string, LayerEntry*> by_uid;
+  return store_->Load(
+      [&](SnapshotPtr snapshot) {
+        const std::string name = snapshot->name;
+        const std::string uid = snapshot->uid;
+        auto entry = std::make_shared<LayerEntry>(std::move(snapshot), context_);
+        by_uid[uid] = entry.get();
+        const base::MutexLock lock(&mutex_);
+        layers_.emplace(name, std::move(entry));
+        return absl::OkStatus();
+      },
+      [&](const store::RequestRecord& record) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+        const auto found = by_uid.find(record.layer_uid);
+        if (found != by_uid.end()) {
+          found->second->RestoreRequest(record);
+        } else {
+          requests_.Restore(record);
+        }
+        return absl::OkStatus();
+      });
+}
+
+absl::Status LayerRegistry::StoreLifecycle(store::Update update) {
+  absl::StatusOr<PendingCommitPtr> pending = committer_.Submit({nullptr, update});
+  if (!pending.ok()) return pending.status();
+  committer_.Drive();
+  if (absl::Status status = WaitFor(*pending); !status.ok()) return status;
+  requests_.Record(update);
+  return absl::OkStatus();
+}
 
 absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Create(const CreateLayerSpec& spec) {
   absl::Status status = CheckRequest(spec.name, spec.request_id);
@@ -112,13 +159,10 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Create(const CreateLay
   if (status.ok()) status = layer::ValidateStateUpdate(spec.config, spec.initial_state);
   if (!status.ok()) return layer::ForLayer(spec.name, status);
 
-  Fingerprint fingerprint("Create");
-  fingerprint.AddBytes(spec.name).AddBytes(spec.preset);
-  AddConfig(spec.config, &fingerprint);
-  AddState(spec.initial_state, &fingerprint);
+  const uint64_t fingerprint = FingerprintOf(spec);
 
   const base::MutexLock lifecycle_lock(&lifecycle_mutex_);
-  absl::StatusOr<const RequestLog::Outcome*> known = requests_.Find(spec.request_id, fingerprint.value());
+  absl::StatusOr<const RequestLog::Outcome*> known = requests_.Find(spec.request_id, fingerprint);
   if (!known.ok()) return layer::ForLayer(spec.name, known.status());
   absl::StatusOr<std::shared_ptr<LayerEntry>> existing = Find(spec.name);
   if (*known != nullptr) {
@@ -137,17 +181,20 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Create(const CreateLay
                                                      options_.max_layers, " layers, which is its limit"));
   }
 
-  SnapshotPtr first = FirstSnapshot(spec, clock_.Now());
-  auto entry = std::make_shared<LayerEntry>(first, clock_);
-  {
-    const base::MutexLock lock(&mutex_);
-    layers_.emplace(spec.name, std::move(entry));
-  }
-  requests_.Record(spec.request_id, {.fingerprint = fingerprint.value(),
-                                     .version = first->version,
-                                     .content_hash = first->content_hash,
-                                     .num_batches_tracked = first->statistics->num_batches_tracked,
-                                     .uid = first->uid});
+  SnapshotPtr first = FirstSnapshot(spec, context_.clock->Now());
+  store::Update update;
+  update.put = first;
+  requests_.Prepare("", spec.request_id,
+                    {.fingerprint = fingerprint,
+                     .version = first->version,
+                     .content_hash = first->content_hash,
+                     .num_batches_tracked = first->statistics->num_batches_tracked,
+                     .uid = first->uid},
+                    first->create_time, &update);
+  if (absl::Status stored = StoreLifecycle(std::move(update)); !stored.ok()) return stored;
+  auto entry = std::make_shared<LayerEntry>(first, context_);
+  const base::MutexLock lock(&mutex_);
+  layers_.emplace(spec.name, std::move(entry));
   return first;
 }
 
@@ -196,12 +243,12 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Update(absl::string_vi
   // Only what the mask names is part of the request.
   layer::LayerConfig named_values;
   TakeOverFields(update, &named_values);
-  Fingerprint fingerprint("Update");
-  AddConfig(named_values, &fingerprint);
-  for (const std::string& field : update.fields) fingerprint.AddBytes(field);
-  fingerprint.AddBytes(etag);
+  Fingerprint content("Update");
+  AddConfig(named_values, &content);
+  for (const std::string& field : update.fields) content.AddBytes(field);
+  const uint64_t fingerprint = content.AddBytes(etag).value();
 
-  return SnapshotOf((*entry)->Commit(request_id, fingerprint.value(), [&](LayerSnapshot& next) -> absl::Status {
+  return SnapshotOf((*entry)->Commit(request_id, fingerprint, [&](LayerSnapshot& next) -> absl::Status {
     if (absl::Status stale = CheckEtag(next, etag); !stale.ok()) return stale;
     layer::LayerConfig config = *next.config;
     absl::Status invalid = CheckFieldsApply(update, config);
@@ -218,11 +265,10 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Update(absl::string_vi
 absl::Status LayerRegistry::Delete(absl::string_view name, absl::string_view etag, absl::string_view request_id) {
   absl::Status status = CheckRequest(name, request_id);
   if (!status.ok()) return status;
-  Fingerprint fingerprint("Delete");
-  fingerprint.AddBytes(name).AddBytes(etag);
+  const uint64_t fingerprint = Fingerprint("Delete").AddBytes(name).AddBytes(etag).value();
 
   const base::MutexLock lifecycle_lock(&lifecycle_mutex_);
-  absl::StatusOr<const RequestLog::Outcome*> known = requests_.Find(request_id, fingerprint.value());
+  absl::StatusOr<const RequestLog::Outcome*> known = requests_.Find(request_id, fingerprint);
   if (!known.ok()) return layer::ForLayer(name, known.status());
   if (*known != nullptr) return absl::OkStatus();
   absl::StatusOr<std::shared_ptr<LayerEntry>> entry = Find(name);
@@ -230,11 +276,18 @@ absl::Status LayerRegistry::Delete(absl::string_view name, absl::string_view eta
   // From here on nobody sees the layer; waiting for its running commit holds no other layer up.
   status = (*entry)->MarkDeleted([&](const LayerSnapshot& newest) { return CheckEtag(newest, etag); });
   if (!status.ok()) return status;
-  {
-    const base::MutexLock lock(&mutex_);
-    layers_.erase(layers_.find(name));
+  // Behind the layer's own changes that still wait.
+  store::Update update;
+  update.remove = (*entry)->Snapshot()->uid;
+  requests_.Prepare("", request_id, {.fingerprint = fingerprint, .content_hash = "", .uid = ""}, context_.clock->Now(),
+                    &update);
+  status = StoreLifecycle(std::move(update));
+  if (!status.ok()) {
+    (*entry)->KeepAfterAll();
+    return status;
   }
-  requests_.Record(request_id, {.fingerprint = fingerprint.value(), .content_hash = "", .uid = ""});
+  const base::MutexLock lock(&mutex_);
+  layers_.erase(layers_.find(name));
   return absl::OkStatus();
 }
 
@@ -271,10 +324,11 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::SetState(absl::string_
                                                    "the state is empty, want statistics, gamma and beta, or "
                                                    "reset_optimizer"));
   }
-  Fingerprint fingerprint("SetState");
-  fingerprint.Add(expected_version);
-  AddState(update, &fingerprint);
-  return SnapshotOf((*entry)->Commit(request_id, fingerprint.value(), [&](LayerSnapshot& next) -> absl::Status {
+  Fingerprint content("SetState");
+  content.Add(expected_version);
+  AddState(update, &content);
+  const uint64_t fingerprint = content.value();
+  return SnapshotOf((*entry)->Commit(request_id, fingerprint, [&](LayerSnapshot& next) -> absl::Status {
     if (absl::Status stale = CheckExpectedVersion(next, expected_version); !stale.ok()) return stale;
     Overwrite(update, &next);
     return absl::OkStatus();

@@ -1,6 +1,7 @@
 #ifndef NORMD_SERVER_REGISTRY_LAYER_REGISTRY_H_
 #define NORMD_SERVER_REGISTRY_LAYER_REGISTRY_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -15,17 +16,19 @@
 #include "server/base/mutex.h"
 #include "server/layer/layer_config.h"
 #include "server/layer/layer_state.h"
+#include "server/registry/committer.h"
+#include "server/registry/layer_entry.h"
 #include "server/registry/request_log.h"
+#include "server/store/state_store.h"
 
 namespace normd::registry {
-
-class LayerEntry;
 
 struct RegistryOptions {
   // More layers than this are refused with RESOURCE_EXHAUSTED.
   int64_t max_layers = 100'000;
   // More channels than this in one layer are refused with INVALID_ARGUMENT.
   int64_t max_channels = 1'048'576;
+  RequestLimits requests;
 };
 
 struct CreateLayerSpec {
@@ -57,10 +60,14 @@ class LayerRegistry {
  public:
   using SnapshotPtr = std::shared_ptr<const layer::LayerSnapshot>;
 
-  // `clock` outlives the registry.
-  LayerRegistry(const RegistryOptions& options, const base::Clock& clock);
+  // `clock` and `store` outlive the registry. Load comes before anything else.
+  LayerRegistry(const RegistryOptions& options, const base::Clock& clock, store::StateStore* store);
   ~LayerRegistry();
 
+  // Takes over what is stored. Statuses of StateStore::Load.
+  absl::Status Load();
+
+  // These return when the change is stored.
   absl::StatusOr<SnapshotPtr> Create(const CreateLayerSpec& spec);
   absl::StatusOr<SnapshotPtr> Get(absl::string_view name) const;
   // Up to `page_size` layers in byte order whose name starts with `prefix` and comes after `after`.
@@ -80,8 +87,12 @@ class LayerRegistry {
   int64_t size() const;
 
  private:
+  // Of a creation or deletion.
+  absl::Status StoreLifecycle(store::Update update) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lifecycle_mutex_);
+
   const RegistryOptions options_;
-  const base::Clock& clock_;
+  store::StateStore* const store_;
+  std::atomic<int64_t> remembered_requests_ = 0;
   // Held over a whole creation or deletion, which may wait for a commit; taken before mutex_.
   base::Mutex lifecycle_mutex_;
   // Creations and deletions.
@@ -89,6 +100,9 @@ class LayerRegistry {
   // Held for a look into the map only.
   mutable base::SharedMutex mutex_;
   absl::btree_map<std::string, std::shared_ptr<LayerEntry>> layers_ ABSL_GUARDED_BY(mutex_);
+  // Last: it publishes to the layers until it is gone.
+  Committer committer_;
+  const LayerContext context_;
 };
 
 }  // namespace normd::registry

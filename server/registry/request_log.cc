@@ -1,9 +1,19 @@
 #include "server/registry/request_log.h"
 
+#include <algorithm>
+
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 
 namespace normd::registry {
+namespace {
+
+// Records that the store forgets at a time, so that not every change deletes one.
+constexpr int64_t kForgetAtATime = 256;
+
+}  // namespace
+
+RequestLog::~RequestLog() { total_->fetch_sub(static_cast<int64_t>(order_.size()), std::memory_order_relaxed); }
 
 absl::StatusOr<const RequestLog::Outcome*> RequestLog::Find(absl::string_view request_id, uint64_t fingerprint) const {
   if (request_id.empty()) return nullptr;
@@ -16,16 +26,52 @@ absl::StatusOr<const RequestLog::Outcome*> RequestLog::Find(absl::string_view re
   return &found->second;
 }
 
-void RequestLog::Record(absl::string_view request_id, const Outcome& outcome) {
-  if (request_id.empty() || capacity_ == 0) return;
-  if (order_.size() == capacity_) outcomes_.erase(order_[next_]);
-  const absl::string_view key = outcomes_.emplace(request_id, outcome).first->first;
-  if (order_.size() < capacity_) {
-    order_.push_back(key);
-  } else {
-    order_[next_] = key;
-    next_ = (next_ + 1) % capacity_;
+void RequestLog::Prepare(absl::string_view layer_uid, absl::string_view request_id, const Outcome& outcome,
+                         absl::Time now, store::Update* update) const {
+  if (request_id.empty()) return;
+  update->request = store::RequestRecord{.layer_uid = std::string(layer_uid),
+                                         .sequence = next_sequence_,
+                                         .request_id = std::string(request_id),
+                                         .time = now,
+                                         .outcome = outcome};
+  if (forgotten_through_ - store_forgot_through_ >= kForgetAtATime) update->forget_through = forgotten_through_;
+}
+
+void RequestLog::Record(const store::Update& update) {
+  if (!update.request.has_value()) return;
+  store_forgot_through_ = std::max(store_forgot_through_, update.forget_through);
+  Add(*update.request);
+}
+
+void RequestLog::Restore(const store::RequestRecord& record) { Add(record); }
+
+void RequestLog::Add(const store::RequestRecord& record) {
+  next_sequence_ = record.sequence + 1;
+  const auto [node, added] = outcomes_.emplace(record.request_id, record.outcome);
+  if (!added) return;
+  order_.push_back({node->first, record.sequence, record.time});
+  total_->fetch_add(1, std::memory_order_relaxed);
+  while (order_.size() > limits_.per_layer || order_.front().time < record.time - limits_.window ||
+         (order_.size() > 1 && total_->load(std::memory_order_relaxed) > limits_.total)) {
+    ForgetOldest();
+    if (order_.empty()) break;
   }
+}
+
+void RequestLog::ForgetOldest() {
+  forgotten_through_ = order_.front().sequence;
+  outcomes_.erase(order_.front().request_id);
+  order_.pop_front();
+  total_->fetch_sub(1, std::memory_order_relaxed);
+}
+
+void RequestLog::TakeBack(absl::string_view request_id) {
+  const auto found =
+      std::find_if(order_.rbegin(), order_.rend(), [&](const Entry& entry) { return entry.request_id == request_id; });
+  if (found == order_.rend()) return;
+  order_.erase(std::next(found).base());
+  outcomes_.erase(request_id);
+  total_->fetch_sub(1, std::memory_order_relaxed);
 }
 
 }  // namespace normd::registry

@@ -1,49 +1,76 @@
 #ifndef NORMD_SERVER_REGISTRY_REQUEST_LOG_H_
 #define NORMD_SERVER_REGISTRY_REQUEST_LOG_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <string>
-#include <vector>
 
 #include "absl/container/node_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "server/store/state_store.h"
 
 namespace normd::registry {
 
-// Remembers the latest mutations by request_id, so that a retry is answered with what the first attempt did. Holds at
-// most `capacity` of them and forgets the oldest. Not thread-safe.
+// How many mutations are remembered, and for how long.
+struct RequestLimits {
+  // Of a layer.
+  std::size_t per_layer = 100'000;
+  absl::Duration window = absl::Hours(24);
+  // Of all layers together. A layer that changes while there are more gives its own oldest up.
+  int64_t total = 1'000'000;
+};
+
+// Remembers the latest mutations of a layer by request_id, so that a retry is answered with what the first attempt did,
+// and numbers them for the store. Not thread-safe.
 class RequestLog {
  public:
-  static constexpr std::size_t kDefaultCapacity = 4096;
+  using Outcome = store::RequestOutcome;
 
-  // What a mutation did.
-  struct Outcome {
-    // Identifies the call's content, so that the same id on another call is noticed.
-    uint64_t fingerprint = 0;
-    int64_t version = 0;
-    std::string content_hash;
-    int64_t num_batches_tracked = 0;
-    // Creations only: which layer it was.
-    std::string uid;
-  };
-
-  explicit RequestLog(std::size_t capacity = kDefaultCapacity) : capacity_(capacity) {}
+  // `total` counts what all logs of a server remember and outlives them.
+  RequestLog(const RequestLimits& limits, std::atomic<int64_t>* total) : limits_(limits), total_(total) {}
+  ~RequestLog();
+  RequestLog(const RequestLog&) = delete;
+  RequestLog& operator=(const RequestLog&) = delete;
 
   // The outcome remembered for `request_id`, or null if there is none or the id is empty. INVALID_ARGUMENT: it is
-  // remembered with another fingerprint. The pointer lives until the next Record.
+  // remembered with another fingerprint. The pointer lives until the next change of the log.
   absl::StatusOr<const Outcome*> Find(absl::string_view request_id, uint64_t fingerprint) const;
 
-  // Remembers; does nothing for an empty id. REQUIRES: Find returned null for this id.
-  void Record(absl::string_view request_id, const Outcome& outcome);
+  // Puts into `update` what the store has to remember of a change of the layer with this uid, and what it may forget;
+  // nothing for an empty id. Changes nothing yet.
+  void Prepare(absl::string_view layer_uid, absl::string_view request_id, const Outcome& outcome, absl::Time now,
+               store::Update* update) const;
+  // Remembers what was prepared. REQUIRES: Find returned null for its id.
+  void Record(const store::Update& update);
+  // What Record did is no longer so: the store could not do it.
+  void TakeBack(absl::string_view request_id);
+  // Remembers what the store remembers, in the order of the sequence.
+  void Restore(const store::RequestRecord& record);
 
  private:
-  const std::size_t capacity_;
+  struct Entry {
+    // Of the outcome, in its node.
+    absl::string_view request_id;
+    int64_t sequence;
+    absl::Time time;
+  };
+
+  void Add(const store::RequestRecord& record);
+  void ForgetOldest();
+
+  const RequestLimits limits_;
+  std::atomic<int64_t>* const total_;
   absl::node_hash_map<std::string, Outcome> outcomes_;
-  // A ring of the keys of outcomes_, which nodes keep in place; the oldest stands at next_ once the ring is full.
-  std::vector<absl::string_view> order_;
-  std::size_t next_ = 0;
+  // The oldest first.
+  std::deque<Entry> order_;
+  int64_t next_sequence_ = 1;
+  // Forgotten here, but perhaps not by the store, which is told of many at a time.
+  int64_t forgotten_through_ = 0;
+  int64_t store_forgot_through_ = 0;
 };
 
 }  // namespace normd::registry

@@ -127,6 +127,7 @@ class Step {
       result.content_hash = std::move(commit->outcome.content_hash);
       result.num_batches_tracked = commit->outcome.num_batches_tracked;
       result.replayed = commit->replayed;
+      result.stored = std::move(commit->stored);
       return result;
     }
   }

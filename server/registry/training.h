@@ -14,6 +14,7 @@
 #include "server/layer/tensor.h"
 #include "server/registry/call_control.h"
 #include "server/registry/chunk_normalizer.h"
+#include "server/registry/committer.h"
 #include "server/registry/layer_registry.h"
 #include "server/registry/optimizer.h"
 
@@ -40,6 +41,8 @@ struct TrainStepResult {
   std::string content_hash;
   int64_t num_batches_tracked = 0;
   bool replayed = false;
+  // The result may not leave the server before this is stored.
+  PendingCommitPtr stored;
 };
 
 // Normalizes `x` into `y` (the size of x.data and aligned to the element, or null for no output; not overlapping x) and
@@ -108,6 +111,8 @@ struct BackwardResult {
   int64_t version = 0;
   std::string content_hash;
   bool replayed = false;
+  // As in TrainStepResult.
+  PendingCommitPtr stored;
 };
 
 // Writes the gradient of x into `dx` (the size of x.data and aligned, or null; may not overlap the inputs) and applies

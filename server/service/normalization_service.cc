@@ -35,15 +35,20 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Handle(grpc::CallbackServerC
       registry::CallControl control;
       control.threads = threads;
       control.check_alive = [&call] { return call.CheckAlive(); };
-      call.Run(
-          [&]() -> absl::Status {
-            if (absl::Status done = tensor_call->Run(control); !done.ok()) return done;
+      absl::Status done = call.CheckAlive();
+      if (done.ok()) done = WithoutExceptions([&] { return tensor_call->Run(control); });
+      if (!done.ok()) return call.Finish(done);
+      WhenStored(*tensor_call, [call, response, tensor_call](absl::Status answered) {
+        if (answered.ok()) {
+          answered = WithoutExceptions([&] {
             wire::MessageWriter writer;
             tensor_call->WriteResult(&writer);
             *response = writer.Finish();
             return absl::OkStatus();
-          },
-          [response] { return response->Length(); });
+          });
+        }
+        call.Finish(answered, answered.ok() ? static_cast<int64_t>(response->Length()) : 0);
+      });
     });
   }
   if (!status.ok()) call.Finish(status);

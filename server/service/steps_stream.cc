@@ -43,7 +43,8 @@ class StepsStream final : public TensorStream {
         control.check_alive = [this] { return CheckAlive(); };
         absl::Status done = control.CheckAlive();
         if (done.ok()) done = WithoutExceptions([&] { return step->call->Run(control); });
-        AnswerAndGoOn(*step, done);
+        if (!done.ok()) return AnswerAndGoOn(*step, done);
+        WhenStored(*step->call, [this, step](const absl::Status& stored) { AnswerAndGoOn(*step, stored); });
       });
     }
     if (!status.ok()) AnswerAndGoOn(*step, status);

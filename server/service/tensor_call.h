@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -13,6 +14,7 @@
 #include "proto/wire/message_writer.h"
 #include "proto/wire/split_message.h"
 #include "server/registry/call_control.h"
+#include "server/registry/committer.h"
 #include "server/registry/layer_registry.h"
 #include "server/service/tensor_buffers.h"
 
@@ -46,6 +48,8 @@ class TensorCall {
   // Carries the call out. DATA_LOSS: a region that it uses was cut short. Nothing has changed, unless that was noticed
   // only after the commit and the call wants results that may be wrong.
   absl::Status Run(const registry::CallControl& control);
+  // What has to be stored before the result may be sent, after Run; null: nothing.
+  const registry::PendingCommitPtr& stored() const { return stored_; }
   // Writes the fields of the method's response.
   virtual void WriteResult(wire::MessageWriter* writer) = 0;
 
@@ -65,6 +69,8 @@ class TensorCall {
   // Gathers the inputs and makes room for the results.
   virtual absl::Status Load(int threads) = 0;
   virtual absl::Status Compute(const registry::CallControl& control) = 0;
+  // For Compute.
+  void set_stored(registry::PendingCommitPtr stored) { stored_ = std::move(stored); }
   // Of all tensors in shared memory. Before the commit.
   virtual absl::Status CheckNotLost() const = 0;
   // Of those that the results depend on or stand in. After Compute.
@@ -75,7 +81,19 @@ class TensorCall {
   ReceivedMessage message_;
   // For the message, until the tensors were gathered from it, and for the buffers.
   wire::BufferPool::Reservation reserved_;
+  registry::PendingCommitPtr stored_;
 };
+
+// Runs `answer`, a function (absl::Status), when what `call` has done is stored: now or later on another thread. It
+// must hold what it needs.
+template <typename Answer>
+void WhenStored(const TensorCall& call, Answer answer) {
+  if (call.stored() == nullptr) {
+    answer(absl::OkStatus());
+  } else {
+    call.stored()->Then(std::move(answer));
+  }
+}
 
 // `request` is as SplitMessage left it.
 std::unique_ptr<TensorCall> NewTensorCall(const TensorCallContext& context, v1::TrainStepRequest request,

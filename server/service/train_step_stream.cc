@@ -80,6 +80,7 @@ class TrainStepStream final : public ChunkStream<v1::TrainStepStreamRequest, v1:
     absl::StatusOr<registry::BatchAccumulator::Result> result =
         batch_->Commit(*streams().call.registry, input_, control);
     if (!result.ok()) return result.status();
+    if (absl::Status stored = registry::WaitFor(result->step.stored); !stored.ok()) return stored;
     normalizer_ = std::move(result->normalizer);
     v1::TrainStepResponse response = ToProto(result->step);
     if (wants_output_) *response.mutable_y() = ToProto(input_.x);

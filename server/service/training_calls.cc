@@ -69,6 +69,7 @@ class TrainStepCall final : public TensorCall {
     absl::StatusOr<registry::TrainStepResult> result =
         registry::TrainStep(registry(), input, control, y_.has_value() ? y_->data() : nullptr);
     if (!result.ok()) return result.status();
+    set_stored(std::move(result->stored));
     response_ = ToProto(*result);
     return absl::OkStatus();
   }
@@ -156,6 +157,7 @@ class BackwardCall final : public TensorCall {
     absl::StatusOr<registry::BackwardResult> result =
         registry::Backward(registry(), input, control, dx_.has_value() ? dx_->data() : nullptr);
     if (!result.ok()) return result.status();
+    set_stored(std::move(result->stored));
     response_.mutable_dgamma()->Assign(result->dgamma.begin(), result->dgamma.end());
     response_.mutable_dbeta()->Assign(result->dbeta.begin(), result->dbeta.end());
     response_.mutable_gamma()->Assign(result->gamma.begin(), result->gamma.end());

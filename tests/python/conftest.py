@@ -39,11 +39,15 @@ class Server(NamedTuple):
 
 @contextmanager
 def running(folder: Path, *flags: str, end: signal.Signals = signal.SIGTERM) -> Iterator[Server]:
-    """A server with these flags, in a folder of its own, that is ended by a signal."""
+    """A server with these flags, in a folder of its own, that is ended by a signal.
+
+    It keeps its layers in memory, unless the flags name another --store.
+    """
     socket = folder / "normd.sock"
+    store = [] if "--store" in flags else ["--store", "memory"]
     log = folder / "log"
     with log.open("w") as stderr:
-        process = subprocess.Popen([normd_binary(), "--listen", "127.0.0.1:0", "--unix-socket", socket, *flags],
+        process = subprocess.Popen([normd_binary(), "--listen", "127.0.0.1:0", "--unix-socket", socket, *store, *flags],
                                    stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert process.stdout is not None
     addresses: list[str] = []

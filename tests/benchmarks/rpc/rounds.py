@@ -54,6 +54,7 @@ class Bench:
             env: dict[str, str] = {}
             if name == "normd":
                 command = [str(self._build / "server/app/normd"), "--listen", "127.0.0.1:0", "--unix-socket", socket]
+                command += ["--store", "memory"]
                 command += ["--shared-memory"] if SHM in self.modes else []
             elif name == "echo":
                 command = [str(self._programs / "echo_server"), "--unix-socket", socket]

@@ -1,5 +1,6 @@
 #include "server/registry/layer_entry.h"
 
+#include <atomic>
 #include <future>
 #include <memory>
 #include <string>
@@ -19,8 +20,6 @@ using tests::StatusIs;
 
 class LayerEntryTest : public ::testing::Test {
  protected:
-  LayerEntryTest() : entry_(First(), clock_) {}
-
   static LayerEntry::SnapshotPtr First() {
     layer::LayerConfig config;
     config.num_channels = 1;
@@ -43,7 +42,12 @@ class LayerEntryTest : public ::testing::Test {
   }
 
   tests::FakeClock clock_;
-  LayerEntry entry_;
+  store::MemoryStore store_;
+  Committer committer_{&store_};
+  std::atomic<int64_t> remembered_ = 0;
+  const std::shared_ptr<LayerEntry> owner_ =
+      std::make_shared<LayerEntry>(First(), LayerContext{&clock_, &committer_, {}, &remembered_});
+  LayerEntry& entry_ = *owner_;
 };
 
 TEST_F(LayerEntryTest, PublishesTheNextVersion) {

@@ -15,6 +15,7 @@
 #include "server/registry/inference.h"
 #include "server/registry/layer_registry.h"
 #include "server/registry/training.h"
+#include "server/store/memory_store.h"
 #include "tests/status_matchers.h"
 
 namespace normd::tests {
@@ -74,7 +75,8 @@ class RegistryTest : public ::testing::Test {
   }
 
   FakeClock clock_;
-  registry::LayerRegistry registry_{{.max_layers = 10'000, .max_channels = 4096}, clock_};
+  store::MemoryStore store_;
+  registry::LayerRegistry registry_{{.max_layers = 10'000, .max_channels = 4096, .requests = {}}, clock_, &store_};
   registry::CallControl control_;
 };
 

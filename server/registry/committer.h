@@ -1,0 +1,108 @@
+#ifndef NORMD_SERVER_REGISTRY_COMMITTER_H_
+#define NORMD_SERVER_REGISTRY_COMMITTER_H_
+
+#include <condition_variable>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/base/mutex.h"
+#include "server/store/state_store.h"
+
+namespace normd::registry {
+
+class LayerEntry;
+
+// A change on its way into the store. Thread-safe.
+class PendingCommit {
+ public:
+  // Runs once; must not throw and must not block.
+  using Done = absl::AnyInvocable<void(const absl::Status&)>;
+
+  // Runs `done` with what became of the change: now, if that is known, or later on the committing thread.
+  void Then(Done done);
+  absl::Status Wait();
+  // Whether that is known.
+  bool resolved() const;
+
+ private:
+  friend class Committer;
+  void Resolve(const absl::Status& status);
+
+  mutable base::Mutex mutex_;
+  std::condition_variable wake_;
+  std::optional<absl::Status> status_ ABSL_GUARDED_BY(mutex_);
+  std::vector<Done> done_ ABSL_GUARDED_BY(mutex_);
+};
+
+// Null: the change, if there was one, is stored.
+using PendingCommitPtr = std::shared_ptr<PendingCommit>;
+
+// Waits for a change that may be null.
+absl::Status WaitFor(const PendingCommitPtr& pending);
+
+// Takes the changes of all layers to the store, in the order in which they come, all that wait in one transaction. What
+// is stored is published; what cannot be stored is taken back, with all that was built on it. With a store that waits
+// for the disk a thread does that; with others, whose transactions take less time than waking a thread does, whoever
+// brings a change, for himself and for those who come meanwhile. Thread-safe.
+class Committer {
+ public:
+  struct Change {
+    // Null: the layer is not in the registry, yet or any more, and has nothing to publish.
+    std::shared_ptr<LayerEntry> entry;
+    store::Update update;
+  };
+
+  // `store` outlives this.
+  explicit Committer(store::StateStore* store);
+  // Ends when all that came is stored. REQUIRES: nothing comes any more.
+  ~Committer();
+  Committer(const Committer&) = delete;
+  Committer& operator=(const Committer&) = delete;
+
+  // Queues a change. Drive must follow. RESOURCE_EXHAUSTED: too many wait.
+  absl::StatusOr<PendingCommitPtr> Submit(Change change);
+  // Stores what is queued, or leaves that to a thread that does so already. REQUIRES: no lock of a layer is held.
+  void Drive();
+
+ private:
+  struct Waiting {
+    Change change;
+    PendingCommitPtr pending;
+  };
+
+  // Of thread_. These wait on condition variables, which the thread-safety analysis cannot follow.
+  void Run() ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  // Stores what waits. Whoever calls it has set driving_ and holds `lock` on mutex_, and does so again afterwards.
+  void StoreWaiting(std::unique_lock<std::mutex>* lock) ABSL_NO_THREAD_SAFETY_ANALYSIS;
+  // All or none of those whose predecessors are stored.
+  void Store(std::vector<Waiting> batch);
+
+  store::StateStore* const store_;
+  const bool syncs_;
+  base::Mutex mutex_;
+  // thread_ may have something to do.
+  std::condition_variable wake_;
+  std::vector<Waiting> waiting_ ABSL_GUARDED_BY(mutex_);
+  // Somebody uses the store.
+  bool driving_ ABSL_GUARDED_BY(mutex_) = false;
+  // What waits is for thread_.
+  bool handed_over_ ABSL_GUARDED_BY(mutex_) = false;
+  // Something was written after the last Sync.
+  bool dirty_ ABSL_GUARDED_BY(mutex_) = false;
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  // Last: it runs as soon as it is made.
+  std::thread thread_;
+};
+
+}  // namespace normd::registry
+
+#endif  // NORMD_SERVER_REGISTRY_COMMITTER_H_

@@ -1,0 +1,31 @@
+#ifndef NORMD_SERVER_STORE_OPEN_STORE_H_
+#define NORMD_SERVER_STORE_OPEN_STORE_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/store/durability.h"
+#include "server/store/state_store.h"
+
+namespace normd::store {
+
+struct StoreOptions {
+  // "memory", or "sqlite:PATH".
+  std::string location = "memory";
+  // Of sqlite.
+  Durability durability = Durability::kProcess;
+  absl::Duration sync_interval = absl::Seconds(1);
+};
+
+// INVALID_ARGUMENT: `location` is neither of the two.
+absl::Status CheckLocation(const std::string& location);
+
+// Opens the store, and makes the folder of a file. Statuses also as the store's own.
+absl::StatusOr<std::unique_ptr<StateStore>> OpenStore(const StoreOptions& options);
+
+}  // namespace normd::store
+
+#endif  // NORMD_SERVER_STORE_OPEN_STORE_H_

@@ -1,0 +1,334 @@
+#include "server/store/sqlite/sqlite_store.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "server/layer/content_hash.h"
+#include "server/layer/layer_error.h"
+#include "server/store/sqlite/record_format.h"
+
+namespace normd::store {
+namespace {
+
+// "norm": marks the file as ours.
+constexpr int64_t kApplicationId = 0x6e6f726d;
+
+// The schema, as the steps that lead to it: step n takes a file of version n to n + 1. A released step never changes.
+// A layer stands in three tables, since a training step changes its statistics and an optimizer's step the rest.
+constexpr const char* kMigrations[] = {R"sql(
+  CREATE TABLE layers (
+    id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, preset TEXT NOT NULL,
+    create_time INTEGER NOT NULL, update_time INTEGER NOT NULL, version INTEGER NOT NULL,
+    config_version INTEGER NOT NULL, content_hash TEXT NOT NULL, config BLOB NOT NULL);
+  CREATE TABLE statistics (layer_id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
+  CREATE TABLE parameters (layer_id INTEGER PRIMARY KEY, affine BLOB NOT NULL, optimizer BLOB NOT NULL);
+  CREATE TABLE requests (
+    layer_id INTEGER NOT NULL, sequence INTEGER NOT NULL, request_id BLOB NOT NULL, time INTEGER NOT NULL,
+    fingerprint INTEGER NOT NULL, version INTEGER NOT NULL, content_hash TEXT NOT NULL,
+    num_batches_tracked INTEGER NOT NULL, uid TEXT NOT NULL,
+    PRIMARY KEY (layer_id, sequence)) WITHOUT ROWID;
+)sql"};
+constexpr auto kSchemaVersion = static_cast<int64_t>(std::size(kMigrations));
+
+// Of the requests that concern no layer: rows start at 1.
+constexpr int64_t kNoLayer = 0;
+
+absl::Status CheckLengths(const layer::LayerSnapshot& snapshot) {
+  const auto channels = static_cast<std::size_t>(snapshot.config->num_channels);
+  const std::size_t tracked = snapshot.config->track_running_stats ? channels : 0;
+  const std::size_t affine = snapshot.config->affine ? channels : 0;
+  const layer::Statistics& statistics = *snapshot.statistics;
+  const bool fit = statistics.running_mean.size() == tracked && statistics.running_var.size() == tracked &&
+                   statistics.sample_count.size() == tracked &&
+                   (statistics.skipped_batches.empty() || statistics.skipped_batches.size() == tracked) &&
+                   snapshot.affine->gamma.size() == affine && snapshot.affine->beta.size() == affine;
+  return fit ? absl::OkStatus() : absl::DataLossError("the stored lists do not have one entry per channel");
+}
+
+// Of a row of kSelectLayers, from its second column on.
+constexpr absl::string_view kSelectLayers =
+    "SELECT id, uid, name, preset, create_time, update_time, version, config_version, content_hash, config, "
+    "statistics.bytes, affine, optimizer FROM layers JOIN statistics ON statistics.layer_id = id "
+    "JOIN parameters ON parameters.layer_id = id ORDER BY name";
+
+absl::StatusOr<StateStore::SnapshotPtr> ReadLayer(const Statement& row) {
+  auto snapshot = std::make_shared<layer::LayerSnapshot>();
+  snapshot->uid = row.Text(1);
+  snapshot->name = row.Text(2);
+  snapshot->preset = row.Text(3);
+  snapshot->create_time = absl::FromUnixNanos(row.Int(4));
+  snapshot->update_time = absl::FromUnixNanos(row.Int(5));
+  snapshot->version = row.Int(6);
+  snapshot->config_version = row.Int(7);
+  snapshot->content_hash = row.Text(8);
+  absl::StatusOr<layer::LayerConfig> config = DecodeConfig(row.Bytes(9));
+  if (!config.ok()) return layer::ForLayer(snapshot->name, config.status());
+  absl::StatusOr<layer::Statistics> statistics = DecodeStatistics(row.Bytes(10));
+  if (!statistics.ok()) return layer::ForLayer(snapshot->name, statistics.status());
+  absl::StatusOr<layer::Affine> affine = DecodeAffine(row.Bytes(11));
+  if (!affine.ok()) return layer::ForLayer(snapshot->name, affine.status());
+  absl::StatusOr<layer::OptimizerState> optimizer = DecodeOptimizer(row.Bytes(12));
+  if (!optimizer.ok()) return layer::ForLayer(snapshot->name, optimizer.status());
+  snapshot->config = std::make_shared<layer::LayerConfig>(*std::move(config));
+  snapshot->statistics = std::make_shared<layer::Statistics>(*std::move(statistics));
+  snapshot->affine = std::make_shared<layer::Affine>(*std::move(affine));
+  snapshot->optimizer = std::make_shared<layer::OptimizerState>(*std::move(optimizer));
+
+  if (absl::Status status = CheckLengths(*snapshot); !status.ok()) return layer::ForLayer(snapshot->name, status);
+  const std::string hash = layer::ContentHash(*snapshot->config, *snapshot->statistics, *snapshot->affine);
+  if (hash == snapshot->content_hash) return snapshot;
+  return absl::DataLossError(absl::StrCat(layer::LayerPrefix(snapshot->name), "the stored state has the content hash ",
+                                          hash, ", not the ", snapshot->content_hash, " of version ",
+                                          snapshot->version));
+}
+
+RequestRecord ReadRequest(const Statement& row, std::string layer_uid) {
+  RequestRecord record;
+  record.layer_uid = std::move(layer_uid);
+  record.sequence = row.Int(1);
+  record.request_id = row.Text(2);
+  record.time = absl::FromUnixNanos(row.Int(3));
+  record.outcome.fingerprint = static_cast<uint64_t>(row.Int(4));
+  record.outcome.version = row.Int(5);
+  record.outcome.content_hash = row.Text(6);
+  record.outcome.num_batches_tracked = row.Int(7);
+  record.outcome.uid = row.Text(8);
+  return record;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const SqliteOptions& options) {
+  absl::StatusOr<std::unique_ptr<Database>> database = Database::Open(options.path, options.vfs);
+  if (!database.ok()) return database.status();
+  std::unique_ptr<SqliteStore> store(new SqliteStore(options, *std::move(database)));
+  if (absl::Status status = store->PrepareSchema(); !status.ok()) return status;
+  if (absl::Status status = store->PrepareStatements(); !status.ok()) return status;
+  return store;
+}
+
+absl::Status SqliteStore::PrepareSchema() {
+  absl::StatusOr<int64_t> application = database_->QueryInt("PRAGMA application_id");
+  if (!application.ok()) return application.status();
+  absl::StatusOr<int64_t> version = database_->QueryInt("PRAGMA user_version");
+  if (!version.ok()) return version.status();
+  absl::StatusOr<int64_t> tables = database_->QueryInt("SELECT count(*) FROM sqlite_schema");
+  if (!tables.ok()) return tables.status();
+  const bool empty = *tables == 0 && *application == 0 && *version == 0;
+  if (!empty && *application != kApplicationId) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("state store ", options_.path, ": this database is not one of normd's"));
+  }
+  if (*version > kSchemaVersion) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("state store ", options_.path, ": it has schema version ", *version,
+                     " and was written by a newer normd; this one reads versions up to ", kSchemaVersion));
+  }
+  if (absl::Status status = database_->Exec("PRAGMA journal_mode = WAL"); !status.ok()) return status;
+  // 16 MB instead of 4 MB of log before it is copied into the database: that, and the two syncs with it, holds a commit
+  // up.
+  if (absl::Status status = database_->Exec("PRAGMA wal_autocheckpoint = 4096"); !status.ok()) return status;
+  const bool full = options_.durability == Durability::kPower;
+  absl::Status status = database_->Exec(full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL");
+  if (!status.ok() || *version == kSchemaVersion) return status;
+
+  std::string script = absl::StrCat("BEGIN IMMEDIATE; PRAGMA application_id = ", kApplicationId, ";");
+  for (int64_t v = *version; v < kSchemaVersion; ++v) absl::StrAppend(&script, kMigrations[v]);
+  absl::StrAppend(&script, "PRAGMA user_version = ", kSchemaVersion, "; COMMIT");
+  status = database_->Exec(script.c_str());
+  if (!status.ok()) database_->Exec("ROLLBACK").IgnoreError();
+  return status;
+}
+
+absl::Status SqliteStore::PrepareStatements() {
+  const std::pair<Statement*, absl::string_view> statements[] = {
+      {&begin_, "BEGIN IMMEDIATE"},
+      {&commit_, "COMMIT"},
+      {&insert_layer_,
+       "INSERT INTO layers (uid, name, preset, create_time, update_time, version, config_version, content_hash, config)"
+       " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"},
+      {&update_layer_,
+       "UPDATE layers SET update_time = ?, version = ?, config_version = ?, content_hash = ?, config = ? WHERE id = ?"},
+      {&put_statistics_, "INSERT OR REPLACE INTO statistics (layer_id, bytes) VALUES (?, ?)"},
+      {&put_parameters_, "INSERT OR REPLACE INTO parameters (layer_id, affine, optimizer) VALUES (?, ?, ?)"},
+      {&delete_layer_, "DELETE FROM layers WHERE id = ?"},
+      {&delete_statistics_, "DELETE FROM statistics WHERE layer_id = ?"},
+      {&delete_parameters_, "DELETE FROM parameters WHERE layer_id = ?"},
+      {&delete_requests_, "DELETE FROM requests WHERE layer_id = ? AND sequence <= ?"},
+      {&insert_request_,
+       "INSERT INTO requests (layer_id, sequence, request_id, time, fingerprint, version, content_hash, "
+       "num_batches_tracked, uid) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"},
+  };
+  for (const auto& [statement, sql] : statements) {
+    absl::StatusOr<Statement> prepared = database_->Prepare(sql);
+    if (!prepared.ok()) return prepared.status();
+    *statement = *std::move(prepared);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SqliteStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> layer,
+                               absl::FunctionRef<absl::Status(RequestRecord)> request) {
+  absl::flat_hash_map<int64_t, std::string> uids;
+  absl::StatusOr<Statement> layers = database_->Prepare(kSelectLayers);
+  if (!layers.ok()) return layers.status();
+  while (true) {
+    absl::StatusOr<bool> row = layers->Step();
+    if (!row.ok()) return row.status();
+    if (!*row) break;
+    absl::StatusOr<SnapshotPtr> snapshot = ReadLayer(*layers);
+    if (!snapshot.ok()) return snapshot.status();
+    rows_[(*snapshot)->uid] = layers->Int(0);
+    uids[layers->Int(0)] = (*snapshot)->uid;
+    if (absl::Status status = layer(*std::move(snapshot)); !status.ok()) return status;
+  }
+  // A row without its parts would not show in the join.
+  absl::StatusOr<int64_t> stored = database_->QueryInt("SELECT count(*) FROM layers");
+  if (!stored.ok()) return stored.status();
+  if (*stored != static_cast<int64_t>(rows_.size())) {
+    return absl::DataLossError(absl::StrCat("state store ", options_.path, ": ", *stored,
+                                            " layers are stored, but only ", rows_.size(),
+                                            " of them with their state"));
+  }
+
+  absl::StatusOr<Statement> requests = database_->Prepare(
+      "SELECT layer_id, sequence, request_id, time, fingerprint, version, content_hash, num_batches_tracked, uid "
+      "FROM requests ORDER BY layer_id, sequence");
+  if (!requests.ok()) return requests.status();
+  while (true) {
+    absl::StatusOr<bool> row = requests->Step();
+    if (!row.ok()) return row.status();
+    if (!*row) return absl::OkStatus();
+    const auto uid = uids.find(requests->Int(0));
+    RequestRecord record = ReadRequest(*requests, uid == uids.end() ? "" : uid->second);
+    if (absl::Status status = request(std::move(record)); !status.ok()) return status;
+  }
+}
+
+absl::Status SqliteStore::Write(absl::Span<const Update> updates) {
+  absl::Status status = begin_.Run();
+  if (!status.ok()) return status;
+  added_.clear();
+  for (const Update& update : updates) {
+    status = Apply(update);
+    if (!status.ok()) break;
+  }
+  if (status.ok()) status = commit_.Run();
+  if (!status.ok()) {
+    // Some errors have rolled it back already.
+    if (sqlite3_get_autocommit(database_->handle()) == 0) database_->Exec("ROLLBACK").IgnoreError();
+    for (const std::string& uid : added_) rows_.erase(uid);
+    return status;
+  }
+  for (const Update& update : updates) {
+    if (!update.remove.empty()) rows_.erase(update.remove);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SqliteStore::Apply(const Update& update) {
+  if (update.put != nullptr) {
+    if (absl::Status status = Put(update); !status.ok()) return status;
+  }
+  if (!update.remove.empty()) {
+    if (absl::Status status = Remove(update.remove); !status.ok()) return status;
+  }
+  return update.request.has_value() ? Record(*update.request, update.forget_through) : absl::OkStatus();
+}
+
+absl::Status SqliteStore::Put(const Update& update) {
+  const layer::LayerSnapshot& snapshot = *update.put;
+  const layer::LayerSnapshot* before = update.replaces.get();
+  const std::string config = Encode(*snapshot.config);
+  const auto found = rows_.find(snapshot.uid);
+  int64_t row = 0;
+  if (found == rows_.end()) {
+    before = nullptr;
+    absl::Status status = insert_layer_.BindText(0, snapshot.uid)
+                              .BindText(1, snapshot.name)
+                              .BindText(2, snapshot.preset)
+                              .Bind(3, absl::ToUnixNanos(snapshot.create_time))
+                              .Bind(4, absl::ToUnixNanos(snapshot.update_time))
+                              .Bind(5, snapshot.version)
+                              .Bind(6, snapshot.config_version)
+                              .BindText(7, snapshot.content_hash)
+                              .BindBlob(8, config)
+                              .Run();
+    if (!status.ok()) return status;
+    row = sqlite3_last_insert_rowid(database_->handle());
+    rows_[snapshot.uid] = row;
+    added_.push_back(snapshot.uid);
+  } else {
+    row = found->second;
+    absl::Status status = update_layer_.Bind(0, absl::ToUnixNanos(snapshot.update_time))
+                              .Bind(1, snapshot.version)
+                              .Bind(2, snapshot.config_version)
+                              .BindText(3, snapshot.content_hash)
+                              .BindBlob(4, config)
+                              .Bind(5, row)
+                              .Run();
+    if (!status.ok()) return status;
+  }
+  if (before == nullptr || before->statistics != snapshot.statistics) {
+    const std::string statistics = Encode(*snapshot.statistics);
+    absl::Status status = put_statistics_.Bind(0, row).BindBlob(1, statistics).Run();
+    if (!status.ok()) return status;
+  }
+  if (before == nullptr || before->affine != snapshot.affine || before->optimizer != snapshot.optimizer) {
+    const std::string affine = Encode(*snapshot.affine);
+    const std::string optimizer = Encode(*snapshot.optimizer);
+    return put_parameters_.Bind(0, row).BindBlob(1, affine).BindBlob(2, optimizer).Run();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SqliteStore::Remove(const std::string& uid) {
+  absl::StatusOr<int64_t> row = RowOf(uid);
+  if (!row.ok()) return row.status();
+  for (Statement* statement : {&delete_layer_, &delete_statistics_, &delete_parameters_}) {
+    if (absl::Status status = statement->Bind(0, *row).Run(); !status.ok()) return status;
+  }
+  return delete_requests_.Bind(0, *row).Bind(1, INT64_MAX).Run();
+}
+
+absl::Status SqliteStore::Record(const RequestRecord& request, int64_t forget_through) {
+  absl::StatusOr<int64_t> row = request.layer_uid.empty() ? kNoLayer : RowOf(request.layer_uid);
+  if (!row.ok()) return row.status();
+  if (forget_through > 0) {
+    if (absl::Status status = delete_requests_.Bind(0, *row).Bind(1, forget_through).Run(); !status.ok()) {
+      return status;
+    }
+  }
+  return insert_request_.Bind(0, *row)
+      .Bind(1, request.sequence)
+      .BindBlob(2, request.request_id)
+      .Bind(3, absl::ToUnixNanos(request.time))
+      .Bind(4, static_cast<int64_t>(request.outcome.fingerprint))
+      .Bind(5, request.outcome.version)
+      .BindText(6, request.outcome.content_hash)
+      .Bind(7, request.outcome.num_batches_tracked)
+      .BindText(8, request.outcome.uid)
+      .Run();
+}
+
+absl::StatusOr<int64_t> SqliteStore::RowOf(const std::string& uid) const {
+  const auto found = rows_.find(uid);
+  if (found != rows_.end()) return found->second;
+  return absl::InternalError(absl::StrCat("state store ", options_.path, ": there is no layer with uid ", uid));
+}
+
+absl::Status SqliteStore::Sync() {
+  if (options_.durability != Durability::kPeriodic) return absl::OkStatus();
+  const int code = sqlite3_wal_checkpoint_v2(database_->handle(), nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
+  if (code == SQLITE_OK) return absl::OkStatus();
+  return absl::UnavailableError(
+      absl::StrCat("state store ", options_.path, ": cannot sync: ", sqlite3_errmsg(database_->handle())));
+}
+
+absl::Duration SqliteStore::sync_interval() const {
+  return options_.durability == Durability::kPeriodic ? options_.sync_interval : absl::InfiniteDuration();
+}
+
+}  // namespace normd::store

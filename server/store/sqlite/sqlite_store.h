@@ -1,0 +1,77 @@
+#ifndef NORMD_SERVER_STORE_SQLITE_SQLITE_STORE_H_
+#define NORMD_SERVER_STORE_SQLITE_SQLITE_STORE_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "server/store/durability.h"
+#include "server/store/sqlite/database.h"
+#include "server/store/state_store.h"
+
+namespace normd::store {
+
+struct SqliteOptions {
+  // Of the database; the write-ahead log is PATH-wal.
+  std::string path;
+  Durability durability = Durability::kProcess;
+  // Of kPeriodic.
+  absl::Duration sync_interval = absl::Seconds(1);
+  // Null: the system's own. Tests inject faults with theirs.
+  const char* vfs = nullptr;
+};
+
+// Keeps the layers in one SQLite file with a write-ahead log. Not thread-safe.
+class SqliteStore final : public StateStore {
+ public:
+  // Opens the file, or makes it in a folder that exists. FAILED_PRECONDITION: another process uses it, it holds
+  // something else, or a newer normd has written it. DATA_LOSS: it is damaged; nothing is changed then.
+  static absl::StatusOr<std::unique_ptr<SqliteStore>> Open(const SqliteOptions& options);
+
+  // DATA_LOSS also for a layer whose content hash is not that of its state.
+  absl::Status Load(absl::FunctionRef<absl::Status(SnapshotPtr)> layer,
+                    absl::FunctionRef<absl::Status(RequestRecord)> request) override;
+  absl::Status Write(absl::Span<const Update> updates) override;
+  absl::Status Sync() override;
+  absl::Duration sync_interval() const override;
+  bool waits_for_disk() const override { return options_.durability == Durability::kPower; }
+
+ private:
+  SqliteStore(const SqliteOptions& options, std::unique_ptr<Database> database)
+      : options_(options), database_(std::move(database)) {}
+
+  absl::Status PrepareSchema();
+  absl::Status PrepareStatements();
+  absl::Status Apply(const Update& update);
+  absl::Status Put(const Update& update);
+  absl::Status Remove(const std::string& uid);
+  absl::Status Record(const RequestRecord& request, int64_t forget_through);
+  // The row of a layer. INTERNAL: there is none.
+  absl::StatusOr<int64_t> RowOf(const std::string& uid) const;
+
+  const SqliteOptions options_;
+  const std::unique_ptr<Database> database_;
+  Statement begin_;
+  Statement commit_;
+  Statement insert_layer_;
+  Statement update_layer_;
+  Statement put_statistics_;
+  Statement put_parameters_;
+  Statement delete_layer_;
+  Statement delete_statistics_;
+  Statement delete_parameters_;
+  Statement delete_requests_;
+  Statement insert_request_;
+  // Rows by uid.
+  absl::flat_hash_map<std::string, int64_t> rows_;
+  // Uids of the layers that the running transaction has put first.
+  std::vector<std::string> added_;
+};
+
+}  // namespace normd::store
+
+#endif  // NORMD_SERVER_STORE_SQLITE_SQLITE_STORE_H_

@@ -1,0 +1,219 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "server/store/open_store.h"
+#include "tests/server/store/store_data.h"
+#include "tests/status_matchers.h"
+
+// What every store must do. One that keeps its data in a file is opened anew before each look into it.
+namespace normd::store {
+namespace {
+
+using absl::StatusCode;
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+using tests::IsOk;
+using tests::Put;
+using tests::Request;
+using tests::SomeLayer;
+using tests::StatusIs;
+
+struct Contents {
+  std::vector<StateStore::SnapshotPtr> layers;
+  std::vector<RequestRecord> requests;
+};
+
+void ExpectSame(const layer::LayerSnapshot& got, const layer::LayerSnapshot& want) {
+  EXPECT_EQ(got.name, want.name);
+  EXPECT_EQ(got.uid, want.uid);
+  EXPECT_EQ(got.preset, want.preset);
+  EXPECT_EQ(*got.config, *want.config);
+  EXPECT_EQ(*got.statistics, *want.statistics);
+  EXPECT_EQ(*got.affine, *want.affine);
+  EXPECT_EQ(*got.optimizer, *want.optimizer);
+  EXPECT_EQ(got.version, want.version);
+  EXPECT_EQ(got.config_version, want.config_version);
+  EXPECT_EQ(got.content_hash, want.content_hash);
+  EXPECT_EQ(got.create_time, want.create_time);
+  EXPECT_EQ(got.update_time, want.update_time);
+}
+
+class ConformanceTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  ConformanceTest() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "normd_store_XXXXXX").string();
+    folder_ = mkdtemp(pattern.data());
+    options_.location = GetParam() == "memory" ? "memory" : absl::StrCat("sqlite:", folder_, "/sub/normd.db");
+    if (GetParam() == "sqlite power") options_.durability = Durability::kPower;
+    if (GetParam() == "sqlite periodic") options_.durability = Durability::kPeriodic;
+    Open();
+  }
+  ~ConformanceTest() override {
+    store_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+
+  void Open() {
+    store_.reset();
+    auto opened = OpenStore(options_);
+    ASSERT_THAT(opened, IsOk());
+    store_ = *std::move(opened);
+  }
+
+  Contents Load() {
+    if (GetParam() != "memory") Open();
+    Contents contents;
+    EXPECT_THAT(store_->Load(
+                    [&](StateStore::SnapshotPtr layer) {
+                      contents.layers.push_back(std::move(layer));
+                      return absl::OkStatus();
+                    },
+                    [&](RequestRecord request) {
+                      contents.requests.push_back(std::move(request));
+                      return absl::OkStatus();
+                    }),
+                IsOk());
+    return contents;
+  }
+
+  std::string folder_;
+  StoreOptions options_;
+  std::unique_ptr<StateStore> store_;
+};
+
+TEST_P(ConformanceTest, StartsEmpty) {
+  const Contents contents = Load();
+  EXPECT_THAT(contents.layers, IsEmpty());
+  EXPECT_THAT(contents.requests, IsEmpty());
+}
+
+TEST_P(ConformanceTest, KeepsEveryFieldOfALayer) {
+  const auto layer = SomeLayer("a", 0.1);
+  const std::vector<Update> updates = {Put(layer), Put(SomeLayer("b", -2e300, 1))};
+  ASSERT_THAT(store_->Write(updates), IsOk());
+  EXPECT_THAT(store_->Sync(), IsOk());
+  const Contents contents = Load();
+  ASSERT_EQ(contents.layers.size(), 2);
+  ExpectSame(*contents.layers[0], *layer);
+  ExpectSame(*contents.layers[1], *updates[1].put);
+}
+
+TEST_P(ConformanceTest, KeepsALayerWithoutOptionalParts) {
+  auto bare = std::make_shared<layer::LayerSnapshot>(*SomeLayer("bare", 1));
+  layer::LayerConfig config;
+  config.num_channels = 2;
+  config.affine = false;
+  config.track_running_stats = false;
+  bare->config = std::make_shared<layer::LayerConfig>(config);
+  bare->statistics = std::make_shared<layer::Statistics>(layer::Statistics::Initial(config));
+  bare->affine = std::make_shared<layer::Affine>(layer::Affine::Initial(config));
+  bare->optimizer = std::make_shared<layer::OptimizerState>();
+  bare->content_hash = layer::ContentHash(config, *bare->statistics, *bare->affine);
+  ASSERT_THAT(store_->Write({Put(bare)}), IsOk());
+  const Contents contents = Load();
+  ASSERT_EQ(contents.layers.size(), 1);
+  ExpectSame(*contents.layers[0], *bare);
+}
+
+TEST_P(ConformanceTest, ReplacesAVersion) {
+  const auto first = SomeLayer("a", 1);
+  ASSERT_THAT(store_->Write({Put(first)}), IsOk());
+  // Once each part alone, so that the others are taken over from the version before.
+  auto second = std::make_shared<layer::LayerSnapshot>(*first);
+  second->statistics = SomeLayer("a", 2)->statistics;
+  second->content_hash = layer::ContentHash(*second->config, *second->statistics, *second->affine);
+  second->version = 43;
+  ASSERT_THAT(store_->Write({Put(second, first)}), IsOk());
+  auto third = std::make_shared<layer::LayerSnapshot>(*second);
+  third->affine = SomeLayer("a", 3)->affine;
+  third->optimizer = SomeLayer("a", 3)->optimizer;
+  third->content_hash = layer::ContentHash(*third->config, *third->statistics, *third->affine);
+  third->version = 44;
+  third->config_version = 5;
+  third->update_time += absl::Seconds(1);
+  ASSERT_THAT(store_->Write({Put(third, second)}), IsOk());
+  Contents contents = Load();
+  ASSERT_EQ(contents.layers.size(), 1);
+  ExpectSame(*contents.layers[0], *third);
+  // Without a word on what it replaces, too.
+  const auto last = SomeLayer("a", 4);
+  ASSERT_THAT(store_->Write({Put(last)}), IsOk());
+  contents = Load();
+  ASSERT_EQ(contents.layers.size(), 1);
+  ExpectSame(*contents.layers[0], *last);
+}
+
+TEST_P(ConformanceTest, KeepsRequestsInOrder) {
+  ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1)), Put(SomeLayer("b", 1)), Request("uid-of-b", 1, "first"),
+                             Request("uid-of-b", 2, std::string("\0\xff'", 3)), Request("", 1, "create")}),
+              IsOk());
+  const Contents contents = Load();
+  ASSERT_EQ(contents.requests.size(), 3);
+  std::vector<RequestRecord> of_b;
+  for (const RequestRecord& record : contents.requests) {
+    if (!record.layer_uid.empty()) of_b.push_back(record);
+  }
+  EXPECT_THAT(of_b, ElementsAre(*Request("uid-of-b", 1, "first").request,
+                                *Request("uid-of-b", 2, std::string("\0\xff'", 3)).request));
+  EXPECT_THAT(contents.requests, ::testing::Contains(*Request("", 1, "create").request));
+}
+
+TEST_P(ConformanceTest, ForgetsRequestsOfOneLayerUpToASequence) {
+  std::vector<Update> updates = {Put(SomeLayer("a", 1)), Request("uid-of-a", 1, "kept")};
+  for (int i = 1; i <= 5; ++i) updates.push_back(Request("", i, absl::StrCat("r", i)));
+  ASSERT_THAT(store_->Write(updates), IsOk());
+  Update forget = Request("", 6, "r6");
+  forget.forget_through = 4;
+  ASSERT_THAT(store_->Write({forget}), IsOk());
+  std::vector<std::string> left;
+  for (const RequestRecord& record : Load().requests) left.push_back(record.request_id);
+  EXPECT_THAT(left, ::testing::UnorderedElementsAre("kept", "r5", "r6"));
+}
+
+TEST_P(ConformanceTest, RemovesALayerWithItsRequests) {
+  ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1)), Put(SomeLayer("b", 1)), Request("uid-of-a", 1, "r"),
+                             Request("uid-of-b", 1, "s")}),
+              IsOk());
+  Update remove = Request("", 1, "delete");
+  remove.remove = "uid-of-a";
+  ASSERT_THAT(store_->Write({remove}), IsOk());
+  Contents contents = Load();
+  ASSERT_EQ(contents.layers.size(), 1);
+  EXPECT_EQ(contents.layers[0]->name, "b");
+  EXPECT_EQ(contents.requests.size(), 2);
+  // The name is free again.
+  auto again = std::make_shared<layer::LayerSnapshot>(*SomeLayer("a", 9));
+  again->uid = "another";
+  ASSERT_THAT(store_->Write({Put(again)}), IsOk());
+  EXPECT_EQ(Load().layers.size(), 2);
+}
+
+TEST_P(ConformanceTest, EndsALoadWithTheFirstError) {
+  ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1)), Put(SomeLayer("b", 1))}), IsOk());
+  int calls = 0;
+  EXPECT_THAT(store_->Load(
+                  [&](const StateStore::SnapshotPtr&) {
+                    ++calls;
+                    return absl::CancelledError("enough");
+                  },
+                  [](const RequestRecord&) { return absl::OkStatus(); }),
+              StatusIs(StatusCode::kCancelled, "enough"));
+  EXPECT_EQ(calls, 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Stores, ConformanceTest,
+                         ::testing::Values("memory", "sqlite process", "sqlite power", "sqlite periodic"),
+                         [](const auto& store) {
+                           std::string name = store.param;
+                           for (char& c : name) c = c == ' ' ? '_' : c;
+                           return name;
+                         });
+
+}  // namespace
+}  // namespace normd::store

@@ -1,0 +1,266 @@
+#include "server/store/sqlite/sqlite_store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "tests/server/store/store_data.h"
+#include "tests/status_matchers.h"
+
+namespace normd::store {
+namespace {
+
+using absl::StatusCode;
+using ::testing::ElementsAre;
+using tests::IsOk;
+using tests::IsOkAndHolds;
+using tests::Put;
+using tests::Request;
+using tests::SomeLayer;
+using tests::StatusIs;
+
+// SQLite's view of the file system, with faults: the system's own methods, but writes and syncs fail on demand.
+class FaultyFileSystem {
+ public:
+  static constexpr const char* kName = "normd-faulty";
+
+  // Code that every write (sync) of any file fails with; SQLITE_OK: none does.
+  static inline std::atomic<int> write_error = SQLITE_OK;
+  static inline std::atomic<int> sync_error = SQLITE_OK;
+
+  static void Register() {
+    static const bool once = [] {
+      sqlite3_vfs* const system = sqlite3_vfs_find(nullptr);
+      static sqlite3_vfs faulty = *system;
+      faulty.zName = kName;
+      faulty.xOpen = [](sqlite3_vfs*, const char* name, sqlite3_file* file, int flags, int* out_flags) {
+        sqlite3_vfs* const real = sqlite3_vfs_find(nullptr);
+        const int code = real->xOpen(real, name, file, flags, out_flags);
+        if (code != SQLITE_OK || file->pMethods == nullptr) return code;
+        file->pMethods = &Wrap(file->pMethods)->methods;
+        return code;
+      };
+      return sqlite3_vfs_register(&faulty, 0) == SQLITE_OK;
+    }();
+    ASSERT_TRUE(once);
+    write_error = SQLITE_OK;
+    sync_error = SQLITE_OK;
+  }
+
+ private:
+  // First, so that a file's methods lead to it.
+  struct Wrapped {
+    sqlite3_io_methods methods;
+    const sqlite3_io_methods* original;
+  };
+
+  static const sqlite3_io_methods* Original(sqlite3_file* file) {
+    return reinterpret_cast<const Wrapped*>(file->pMethods)->original;
+  }
+
+  // Databases and journals have methods of their own.
+  static const Wrapped* Wrap(const sqlite3_io_methods* original) {
+    static std::map<const sqlite3_io_methods*, Wrapped> wrapped;
+    const auto [found, added] = wrapped.try_emplace(original, Wrapped{*original, original});
+    found->second.methods.xWrite = [](sqlite3_file* file, const void* data, int size, sqlite3_int64 offset) {
+      return write_error != SQLITE_OK ? write_error.load() : Original(file)->xWrite(file, data, size, offset);
+    };
+    found->second.methods.xSync = [](sqlite3_file* file, int flags) {
+      return sync_error != SQLITE_OK ? sync_error.load() : Original(file)->xSync(file, flags);
+    };
+    return &found->second;
+  }
+};
+
+class SqliteStoreTest : public ::testing::Test {
+ protected:
+  SqliteStoreTest() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "normd_sqlite_XXXXXX").string();
+    folder_ = mkdtemp(pattern.data());
+    options_.path = folder_ + "/normd.db";
+    FaultyFileSystem::Register();
+  }
+  ~SqliteStoreTest() override {
+    store_.reset();
+    std::filesystem::remove_all(folder_);
+  }
+
+  void Open() {
+    store_.reset();
+    auto opened = SqliteStore::Open(options_);
+    ASSERT_THAT(opened, IsOk());
+    store_ = *std::move(opened);
+  }
+
+  // The names of the layers.
+  absl::StatusOr<std::vector<std::string>> Names() { return Names(store_.get()); }
+  static absl::StatusOr<std::vector<std::string>> Names(SqliteStore* store) {
+    std::vector<std::string> names;
+    absl::Status status = store->Load(
+        [&](const StateStore::SnapshotPtr& layer) {
+          names.push_back(layer->name);
+          return absl::OkStatus();
+        },
+        [](const RequestRecord&) { return absl::OkStatus(); });
+    if (!status.ok()) return status;
+    return names;
+  }
+
+  // Runs SQL on the closed store.
+  void Edit(const char* sql) {
+    store_.reset();
+    sqlite3* database = nullptr;
+    ASSERT_EQ(sqlite3_open(options_.path.c_str(), &database), SQLITE_OK);
+    char* error = nullptr;
+    EXPECT_EQ(sqlite3_exec(database, sql, nullptr, nullptr, &error), SQLITE_OK) << (error != nullptr ? error : "");
+    sqlite3_free(error);
+    sqlite3_close(database);
+  }
+
+  std::string folder_;
+  SqliteOptions options_;
+  std::unique_ptr<SqliteStore> store_;
+};
+
+TEST_F(SqliteStoreTest, OnlyOneProcessMayUseAFile) {
+  Open();
+  ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1))}), IsOk());
+  EXPECT_THAT(SqliteStore::Open(options_), StatusIs(StatusCode::kFailedPrecondition, "another process uses it"));
+}
+
+TEST_F(SqliteStoreTest, RefusesANewerSchema) {
+  Open();
+  Edit("PRAGMA user_version = 99");
+  EXPECT_THAT(SqliteStore::Open(options_),
+              StatusIs(StatusCode::kFailedPrecondition, "schema version 99 and was written by a newer normd"));
+}
+
+TEST_F(SqliteStoreTest, RefusesWhatIsNotItsOwn) {
+  Edit("CREATE TABLE theirs (x)");
+  EXPECT_THAT(SqliteStore::Open(options_), StatusIs(StatusCode::kFailedPrecondition, "not one of normd's"));
+  // And leaves it alone.
+  Edit("INSERT INTO theirs VALUES (1)");
+  options_.path = folder_ + "/text";
+  std::ofstream(options_.path) << std::string(10'000, 'x');
+  EXPECT_THAT(SqliteStore::Open(options_), StatusIs(StatusCode::kDataLoss, "not a database"));
+  EXPECT_EQ(std::filesystem::file_size(options_.path), 10'000);
+}
+
+TEST_F(SqliteStoreTest, NoticesAChangedState) {
+  Open();
+  ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1))}), IsOk());
+  // One byte of a mean, behind the count and the length.
+  Edit("UPDATE statistics SET bytes = CAST(substr(bytes, 1, 20) || x'17' || substr(bytes, 22) AS BLOB)");
+  Open();
+  EXPECT_THAT(Names(), StatusIs(StatusCode::kDataLoss, "layer 'a': the stored state has the content hash"));
+}
+
+TEST_F(SqliteStoreTest, NoticesATruncatedRecord) {
+  for (const char* sql : {"UPDATE statistics SET bytes = substr(bytes, 1, 30)", "UPDATE layers SET config = x''",
+                          "UPDATE parameters SET affine = affine || x'00'", "DELETE FROM parameters"}) {
+    SCOPED_TRACE(sql);
+    Open();
+    ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1))}), IsOk());
+    Edit(sql);
+    Open();
+    EXPECT_THAT(Names(), StatusIs(StatusCode::kDataLoss, "stored"));
+    store_.reset();
+    std::filesystem::remove(options_.path);
+  }
+}
+
+TEST_F(SqliteStoreTest, NoticesATruncatedFile) {
+  Open();
+  for (int i = 0; i < 40; ++i) ASSERT_THAT(store_->Write({Put(SomeLayer("a" + std::to_string(i), i))}), IsOk());
+  store_.reset();
+  std::filesystem::resize_file(options_.path, std::filesystem::file_size(options_.path) / 2);
+  auto opened = SqliteStore::Open(options_);
+  if (opened.ok()) {
+    store_ = *std::move(opened);
+    EXPECT_THAT(Names(), StatusIs(StatusCode::kDataLoss, "malformed"));
+  } else {
+    EXPECT_THAT(opened, StatusIs(StatusCode::kDataLoss, "malformed"));
+  }
+}
+
+// A log that ends in the middle of a transaction, as after a loss of power.
+TEST_F(SqliteStoreTest, ATornLogLosesWholeTransactionsFromItsEnd) {
+  options_.durability = Durability::kPower;
+  Open();
+  ASSERT_THAT(Names(), IsOk());
+  ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1))}), IsOk());
+  const std::string log = options_.path + "-wal";
+  const auto after_first = std::filesystem::file_size(log);
+  ASSERT_THAT(store_->Write({Put(SomeLayer("b", 1)), Request("uid-of-b", 1, "r")}), IsOk());
+  const auto after_second = std::filesystem::file_size(log);
+  ASSERT_GT(after_second, after_first);
+  const std::string copy = folder_ + "/copy.db";
+  for (const auto size : {after_second, after_second - 1, after_first + 100, after_first}) {
+    std::filesystem::copy_file(options_.path, copy, std::filesystem::copy_options::overwrite_existing);
+    std::filesystem::copy_file(log, copy + "-wal", std::filesystem::copy_options::overwrite_existing);
+    std::filesystem::resize_file(copy + "-wal", size);
+    auto opened = SqliteStore::Open({.path = copy});
+    ASSERT_THAT(opened, IsOk());
+    if (size == after_second) {
+      EXPECT_THAT(Names(opened->get()), IsOkAndHolds(ElementsAre("a", "b")));
+    } else {
+      EXPECT_THAT(Names(opened->get()), IsOkAndHolds(ElementsAre("a")));
+    }
+  }
+}
+
+TEST_F(SqliteStoreTest, AWriteThatFailsChangesNothingAndMayComeAgain) {
+  options_.vfs = FaultyFileSystem::kName;
+  Open();
+  const auto first = SomeLayer("a", 1);
+  ASSERT_THAT(store_->Write({Put(first)}), IsOk());
+  struct Fault {
+    std::atomic<int>* where;
+    int code;
+    StatusCode status;
+  };
+  options_.durability = Durability::kPower;
+  Open();
+  ASSERT_THAT(Names(), IsOk());
+  int n = 0;
+  for (const Fault& fault : {Fault{&FaultyFileSystem::write_error, SQLITE_FULL, StatusCode::kResourceExhausted},
+                             Fault{&FaultyFileSystem::write_error, SQLITE_IOERR_WRITE, StatusCode::kUnavailable},
+                             Fault{&FaultyFileSystem::sync_error, SQLITE_IOERR_FSYNC, StatusCode::kUnavailable}}) {
+    SCOPED_TRACE(fault.code);
+    const std::string name = "b" + std::to_string(n++);
+    *fault.where = fault.code;
+    EXPECT_THAT(store_->Write({Put(SomeLayer(name, 2)), Request("uid-of-" + name, 1, "r")}),
+                StatusIs(fault.status, options_.path));
+    *fault.where = SQLITE_OK;
+    EXPECT_THAT(store_->Write({Put(SomeLayer(name, 3)), Request("uid-of-" + name, 1, "r")}), IsOk());
+  }
+  Open();
+  EXPECT_THAT(Names(), IsOkAndHolds(ElementsAre("a", "b0", "b1", "b2")));
+}
+
+TEST_F(SqliteStoreTest, AllUpdatesOfAWriteOrNone) {
+  Open();
+  ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1))}), IsOk());
+  // The second cannot be: there is no such layer.
+  EXPECT_THAT(store_->Write({Put(SomeLayer("b", 1)), Request("nobody", 1, "r")}),
+              StatusIs(StatusCode::kInternal, "no layer with uid nobody"));
+  EXPECT_THAT(store_->Write({Put(SomeLayer("b", 2))}), IsOk());
+  Open();
+  EXPECT_THAT(Names(), IsOkAndHolds(ElementsAre("a", "b")));
+}
+
+TEST_F(SqliteStoreTest, AFolderThatIsNotThere) {
+  options_.path = folder_ + "/none/normd.db";
+  EXPECT_THAT(SqliteStore::Open(options_), StatusIs(StatusCode::kUnavailable, "unable to open database file"));
+}
+
+}  // namespace
+}  // namespace normd::store
