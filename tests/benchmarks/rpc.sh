@@ -5,17 +5,21 @@
 #
 #   tests/benchmarks/rpc.sh [--runs N] [--quick] [--update-docs]
 #   tests/benchmarks/rpc.sh --soak [--soak-small N] [--soak-large N] [--update-docs]
+#   tests/benchmarks/rpc.sh --state [--update-docs]
 #
 # --runs N         how often everything is measured, 3 by default: a goal counts as met if every run meets it
 # --quick          one short run, about a minute: shows that everything works, but its figures mean little
 # --soak           instead: whether the server's memory stays flat; writes rpc_soak.md. About 15 minutes
 # --soak-small N   small requests of the soak, 10 million by default
 # --soak-large N   requests of 8 MB of the soak, 20,000 by default
-# --update-docs    puts the tables into docs/performance.md as well
+# --state          instead: what durable state costs; writes state.md. About 3 minutes
+# --update-docs    puts the tables into docs/performance.md (--state: docs/state.md) as well
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root"
 options=()
+page=docs/performance.md
+update=
 while (($# > 0)); do
   case "$1" in
     --runs | --soak-small | --soak-large)
@@ -26,12 +30,17 @@ while (($# > 0)); do
       options+=("$1")
       shift
       ;;
+    --state)
+      options+=("$1")
+      page=docs/state.md
+      shift
+      ;;
     --update-docs)
-      options+=(--docs docs/performance.md)
+      update=1
       shift
       ;;
     *)
-      echo "usage: $0 [--runs N] [--quick] [--soak [--soak-small N] [--soak-large N]] [--update-docs] (got '$1')" >&2
+      echo "usage: $0 [--runs N] [--quick] [--soak [--soak-small N] [--soak-large N]] [--state] [--update-docs] (got '$1')" >&2
       exit 2
       ;;
   esac
@@ -44,4 +53,5 @@ cmake --preset bench >build/bench.configure.log 2>&1 || {
   exit 1
 }
 cmake --build build/bench --target normd echo_server kernel_time rpc_load
+[[ -z $update ]] || options+=(--docs "$page")
 PYTHONPATH=tests/benchmarks exec /usr/bin/python3 -m rpc.measure --build build/bench "${options[@]}"

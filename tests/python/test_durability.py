@@ -85,7 +85,7 @@ def test_kills_lose_nothing_and_repeat_nothing(durable: Normd, request: pytest.F
     """Actors train with retries while the server is killed again and again; a pooled layer counts every value."""
     kills = KILLS if "process" in request.node.name else max(3, KILLS // 5)
     rng = random.Random(20251125)
-    retry = normd.RetryPolicy(max_attempts=1000, initial_backoff=0.005, max_backoff=0.02)
+    retry = normd.RetryPolicy(max_attempts=100_000, initial_backoff=0.005, max_backoff=0.02)
     stop = threading.Event()
     acknowledged = [[0] * LAYERS for _ in range(ACTORS)]
     sums = [[0.0] * LAYERS for _ in range(ACTORS)]

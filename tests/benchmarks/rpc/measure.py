@@ -2,8 +2,9 @@
 
 python3 -m rpc.measure --build FOLDER [--runs N] [--quick] [--docs PAGE]
 python3 -m rpc.measure --build FOLDER --soak [--soak-small N] [--soak-large N] [--docs PAGE]
+python3 -m rpc.measure --build FOLDER --state [--docs PAGE]
 
-Writes rpc.md and rpc.json (or rpc_soak.md) into the build folder; --docs puts the tables into a page as well.
+Writes rpc.md and rpc.json (or rpc_soak.md, state.md) into the build folder; --docs puts the tables into a page as well.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rpc.goals import Run, all_goals
 from rpc.processes import BenchmarkError
 from rpc.rounds import QUICK, Bench, Effort, measure_run
 from rpc.soak import soak
+from rpc.state import measure_state
 from rpc.tables import report
 
 
@@ -54,6 +56,7 @@ def main() -> None:
     parser.add_argument("--soak", action="store_true", help="whether the server's memory stays flat, instead of speed")
     parser.add_argument("--soak-small", type=int, default=10_000_000, help="small requests of the soak")
     parser.add_argument("--soak-large", type=int, default=20_000, help="requests of 8 MB of the soak")
+    parser.add_argument("--state", action="store_true", help="what durable state costs, instead of speed")
     parser.add_argument("--docs", type=Path, help="page that gets the tables as well")
     args = parser.parse_args()
     # Python's own way out of Ctrl-C, in which servers are ended and their folder is removed.
@@ -63,10 +66,12 @@ def main() -> None:
         print("warning: this machine is doing something else as well; the figures will show it", file=sys.stderr)
     logs = args.build / "rpc_logs"
     logs.mkdir(parents=True, exist_ok=True)
-    name = "rpc_soak" if args.soak else "rpc"
+    name = "state" if args.state else "rpc_soak" if args.soak else "rpc"
     try:
         with tempfile.TemporaryDirectory(prefix="normd-") as sockets, Bench(args.build, logs, Path(sockets)) as bench:
-            if args.soak:
+            if args.state:
+                text = measure_state(args.build, logs, Path(sockets))
+            elif args.soak:
                 text = soak(bench, args.soak_small, args.soak_large)
             else:
                 text = measure(bench, 1 if args.quick else args.runs, QUICK if args.quick else Effort(), args.build)
