@@ -73,16 +73,17 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   if (!store.ok()) return store.status();
   std::unique_ptr<Server> server(new Server(options, *std::move(store), cores, logger));
   if (absl::Status status = server->registry_.Load(); !status.ok()) return status;
-  logger->Log(LogLevel::kInfo, "state",
-              {{"store", options.store.location},
-               {"layers", server->registry_.size()},
-               {"load_ms", absl::ToDoubleMilliseconds(absl::Now() - start)}});
+  const absl::Duration load_time = absl::Now() - start;
   if (absl::Status status = server->Listen(options); !status.ok()) return status;
   if (server->max_message_bytes_ < options.max_message_bytes) {
     logger->Log(
         LogLevel::kWarn, "the memory budget has no room for larger requests",
         {{"max_message_bytes", server->max_message_bytes_}, {"memory_budget_bytes", server->buffers_.budget_bytes()}});
   }
+  logger->Log(LogLevel::kInfo, "state",
+              {{"store", options.store.location},
+               {"layers", server->registry_.size()},
+               {"load_ms", absl::ToDoubleMilliseconds(load_time)}});
   for (const std::string& address : server->addresses_) {
     logger->Log(LogLevel::kInfo, "listening", {{"address", address}, {"threads", cores}});
   }

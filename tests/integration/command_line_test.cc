@@ -5,9 +5,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <fstream>
+#include <optional>
 #include <regex>
 #include <set>
+#include <string>
 
 #include "tests/status_matchers.h"
 
@@ -33,6 +36,12 @@ void ExpectSame(const CommandLine& a, const CommandLine& b) {
   EXPECT_EQ(a.server.memory_budget_bytes, b.server.memory_budget_bytes);
   EXPECT_EQ(a.server.max_waiting_calls, b.server.max_waiting_calls);
   EXPECT_EQ(a.server.release_memory_after, b.server.release_memory_after);
+  EXPECT_EQ(a.server.store.location, b.server.store.location);
+  EXPECT_EQ(a.server.store.durability, b.server.store.durability);
+  EXPECT_EQ(a.server.store.sync_interval, b.server.store.sync_interval);
+  EXPECT_EQ(a.server.limits.requests.window, b.server.limits.requests.window);
+  EXPECT_EQ(a.server.limits.requests.per_layer, b.server.limits.requests.per_layer);
+  EXPECT_EQ(a.server.limits.requests.total, b.server.limits.requests.total);
   EXPECT_EQ(a.log_level, b.log_level);
   EXPECT_EQ(a.log_format, b.log_format);
   EXPECT_EQ(a.drain_timeout, b.drain_timeout);
@@ -50,6 +59,44 @@ TEST(CommandLine, Defaults) {
   EXPECT_EQ(command.log_level, LogLevel::kInfo);
   EXPECT_FALSE(command.server.shared_memory);
   EXPECT_EQ(command.server.max_shared_memory_bytes, int64_t{4} << 30);
+}
+
+// Gives a variable of the environment a value (null: none) for a while.
+class ScopedVariable {
+ public:
+  ScopedVariable(const char* name, const char* value) : name_(name) {
+    if (const char* before = std::getenv(name); before != nullptr) before_ = before;
+    Set(value);
+  }
+  ~ScopedVariable() { Set(before_.has_value() ? before_->c_str() : nullptr); }
+
+ private:
+  void Set(const char* value) const { value != nullptr ? setenv(name_, value, 1) : unsetenv(name_); }
+
+  const char* const name_;
+  std::optional<std::string> before_;
+};
+
+TEST(CommandLine, StateGoesWhereTheSystemKeepsIt) {
+  const ScopedVariable home("HOME", "/home/me");
+  const auto store = [] { return Parse({}).value().server.store.location; };
+  {
+    const ScopedVariable state("STATE_DIRECTORY", nullptr);
+    const ScopedVariable xdg("XDG_STATE_HOME", nullptr);
+    EXPECT_EQ(store(), "sqlite:/home/me/.local/state/normd/normd.db");
+    const ScopedVariable xdg_set("XDG_STATE_HOME", "/xdg");
+    EXPECT_EQ(store(), "sqlite:/xdg/normd/normd.db");
+    const ScopedVariable state_set("STATE_DIRECTORY", "/var/lib/normd");
+    EXPECT_EQ(store(), "sqlite:/var/lib/normd/normd.db");
+    // What is no absolute path does not count.
+    const ScopedVariable relative("STATE_DIRECTORY", "relative");
+    EXPECT_EQ(store(), "sqlite:/xdg/normd/normd.db");
+  }
+  EXPECT_THAT(Parse({"--store", "redis://x"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, "store 'redis://x', want memory or sqlite:PATH"));
+  EXPECT_THAT(Parse({"--store", "sqlite:"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, "want memory or sqlite:PATH"));
+  EXPECT_THAT(Parse({"--durability", "none"}), StatusIs(absl::StatusCode::kInvalidArgument, "--durability"));
 }
 
 TEST(CommandLine, EveryFlag) {
@@ -71,6 +118,18 @@ TEST(CommandLine, EveryFlag) {
                                                                "4",
                                                                "--threads",
                                                                "5",
+                                                               "--store",
+                                                               "sqlite:/s.db",
+                                                               "--durability",
+                                                               "periodic",
+                                                               "--sync-interval",
+                                                               "0.25",
+                                                               "--request-window",
+                                                               "60",
+                                                               "--max-layer-requests",
+                                                               "7",
+                                                               "--max-requests",
+                                                               "8",
                                                                "--memory-budget",
                                                                "1048576",
                                                                "--max-waiting-calls",
@@ -88,6 +147,12 @@ TEST(CommandLine, EveryFlag) {
   EXPECT_EQ(command.server.max_message_bytes, 1024);
   EXPECT_EQ(command.server.limits.max_layers, 3);
   EXPECT_EQ(command.server.limits.max_channels, 4);
+  EXPECT_EQ(command.server.store.location, "sqlite:/s.db");
+  EXPECT_EQ(command.server.store.durability, store::Durability::kPeriodic);
+  EXPECT_EQ(command.server.store.sync_interval, absl::Milliseconds(250));
+  EXPECT_EQ(command.server.limits.requests.window, absl::Minutes(1));
+  EXPECT_EQ(command.server.limits.requests.per_layer, 7);
+  EXPECT_EQ(command.server.limits.requests.total, 8);
   EXPECT_EQ(command.server.threads, 5);
   EXPECT_TRUE(command.server.shared_memory);
   EXPECT_EQ(command.server.max_shared_memory_bytes, 1'000'000);
