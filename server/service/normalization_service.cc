@@ -4,7 +4,9 @@
 #include <memory>
 #include <utility>
 
+#include "server/registry/merge_moments.h"
 #include "server/service/streams.h"
+#include "server/service/training_conversion.h"
 
 namespace normd::service {
 
@@ -71,6 +73,25 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Backward(grpc::CallbackServe
                                                              const grpc::ByteBuffer* request,
                                                              grpc::ByteBuffer* response) {
   return Handle<v1::BackwardRequest>(context, "Backward", wire::kBackwardRequestPayloads, request, response);
+}
+
+grpc::ServerUnaryReactor* NormalizationServiceImpl::MergeMoments(grpc::CallbackServerContext* context,
+                                                                 const v1::MergeMomentsRequest* request,
+                                                                 v1::MergeMomentsResponse* response) {
+  UnaryCall call(context, "MergeMoments", static_cast<int64_t>(request->ByteSizeLong()), context_.observer);
+  call.set_layer(request->layer());
+  call.Run(
+      [&]() -> absl::Status {
+        registry::CallControl control;
+        control.check_alive = [&call] { return call.CheckAlive(); };
+        absl::StatusOr<registry::MergeMomentsResult> result =
+            registry::MergeMoments(*context_.call.registry, ToMergeMomentsInput(*request), control);
+        if (!result.ok()) return result.status();
+        *response = ToProto(*result);
+        return absl::OkStatus();
+      },
+      [response] { return response->ByteSizeLong(); });
+  return call.reactor();
 }
 
 NormalizationServiceImpl::RawStream* NormalizationServiceImpl::Steps(grpc::CallbackServerContext* context) {
