@@ -108,16 +108,16 @@ class Moments:
         share = other.count / np.maximum(count, 1)
         with np.errstate(over="ignore", invalid="ignore"):
             delta = other.mean - self.mean
-            mean = self.mean + delta * share
-            m2 = self.m2 + other.m2 + delta * delta * (self.count * share)
+            merged: dict[str, Any] = {"mean": self.mean + delta * share,
+                                      "m2": self.m2 + other.m2 + delta * delta * (self.count * share)}
+        if self.min is not None and self.max is not None and other.min is not None and other.max is not None:
+            merged["min"], merged["max"] = np.minimum(self.min, other.min), np.maximum(self.max, other.max)
         # Exactly the other's where one has none, whatever stands there.
-        pick = [self.count == 0, other.count == 0]
-        known = self.min is not None and self.max is not None and other.min is not None and other.max is not None
-        return Moments(
-            count, np.select(pick, [other.mean, self.mean], mean), np.select(pick, [other.m2, self.m2], m2),
-            _either(np.minimum, pick, self.min, other.min) if known else None,
-            _either(np.maximum, pick, self.max, other.max) if known else None,
-            _total(self.non_finite_count, other.non_finite_count))
+        for whole, part in ((self, other), (other, self)):
+            none = part.count == 0
+            if none.any():
+                merged = {name: np.where(none, getattr(whole, name), values) for name, values in merged.items()}
+        return Moments(count, **merged, non_finite_count=_total(self.non_finite_count, other.non_finite_count))
 
     @property
     def num_channels(self) -> int:
@@ -134,10 +134,6 @@ class Moments:
 def _sum(values: Float64Array, where: Optional[Any]) -> Any:
     """Of each column, over all rows or those that `where` marks."""
     return np.sum(values, 0) if where is None else np.sum(values, 0, where=where)
-
-
-def _either(choose: Any, pick: list[Any], mine: Any, others: Any) -> Float64Array:
-    return np.select(pick, [others, mine], choose(mine, others))
 
 
 def _total(mine: Optional[Int64Array], others: Optional[Int64Array]) -> Optional[Int64Array]:
