@@ -53,7 +53,7 @@ void MergePooled(double batch_count, double batch_mean, double batch_var, double
   const double m2 =
       var * std::max(0.0, count - bessel) + batch_var * batch_count + delta * delta * (count * (batch_count / total));
   mean += delta * (batch_count / total);
-  var = m2 / (total - bessel);
+  if (total > bessel) var = m2 / (total - bessel);
 }
 
 }  // namespace

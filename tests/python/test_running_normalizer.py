@@ -142,6 +142,25 @@ def test_refuses_what_it_cannot_take(client: normd.Client, layer: str) -> None:
             duplicate(normalizer)
 
 
+def test_a_layer_that_was_replaced(client: normd.Client, layer: str) -> None:
+    normalizer = normd.RunningNormalizer(client, layer, 1)
+    normalizer.observe([2.0])
+    client.delete_layer(layer)
+    with pytest.raises(normd.NotFoundError):
+        normalizer.push()
+    client.create_layer(layer, 2, "rl_observation")
+    with pytest.raises(normd.InvalidArgumentError, match="moments.mean has 1 entries, want 2"):
+        normalizer.push()
+    client.delete_layer(layer)
+    client.create_layer(layer, 1, "rl_observation")
+    normalizer.push()
+    assert normalizer.mean.tolist() == [2] and normalizer.pending == 0
+    client.delete_layer(layer)
+    client.create_layer(layer, 2, "rl_observation")
+    with pytest.raises(ValueError, match="has 2 channels, want 1"):
+        normalizer.push()
+
+
 def test_skips_non_finite_values_if_told(client: normd.Client, layer: str) -> None:
     normalizer = normd.RunningNormalizer(client, layer, 2, skip_non_finite=True)
     normalizer.observe([[1, np.nan], [3, np.inf], [5, -np.inf]])

@@ -69,6 +69,7 @@ class Moments:
             TypeError, ValueError: as Client's methods.
         """
         array = np.asarray(x)
+        # For its checks.
         _tensors.header(_tensors.wire_dtype(array.dtype, "x"), array.shape, layout)
         if not 2 <= array.ndim <= 8:
             raise ValueError(f"x has shape {array.shape}, want rank 2 to 8")

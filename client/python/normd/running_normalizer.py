@@ -218,6 +218,7 @@ class RunningNormalizer:
 
         Raises:
             Error: what the server or the connection says. The delta is kept, for the next push to send.
+            ValueError: the layer has been replaced by one with other channels.
         """
         with self._push_lock:
             try:
@@ -307,11 +308,12 @@ class RunningNormalizer:
     def _send(self, timeout: Optional[float]) -> bool:
         """Sends what was sent before, or else the delta; whether there was something. Holds _push_lock."""
         with self._lock:
+            # Also for one that was sent before: what could not be pushed is to wait, not to wake.
+            self._batches = 0
             if self._sent is None:
                 if not self._delta.count.any():
                     return False
                 self._sent, self._delta = self._delta, Moments.none(math.prod(self._shape))
-                self._batches = 0
                 self._sequence += 1
             sent = self._sent
         # Those that were left out were left out on purpose.
