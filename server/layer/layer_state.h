@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "server/layer/contributors.h"
 #include "server/layer/layer_config.h"
 
 namespace normd::layer {
@@ -65,6 +66,8 @@ struct LayerSnapshot {
   std::shared_ptr<const Statistics> statistics;
   std::shared_ptr<const Affine> affine;
   std::shared_ptr<const OptimizerState> optimizer;
+  // Whose moments were merged in. Not part of the content hash.
+  std::shared_ptr<const Contributors> contributors;
   // Starts at 1; one more with every change.
   int64_t version = 1;
   // Starts at 1; one more with every change of config. With uid it makes the etag.

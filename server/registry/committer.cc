@@ -159,14 +159,16 @@ void Committer::Store(std::vector<Waiting> batch) {
   for (Waiting& waiting : batch) {
     const LayerEntry* const entry = waiting.change.entry.get();
     store::Update& update = waiting.change.update;
-    if (entry != nullptr && update.put != nullptr) {
+    if (entry != nullptr) {
       auto [known, first] = newest.try_emplace(entry, nullptr);
       if (first) known->second = waiting.change.entry->Snapshot();
       if (known->second != update.replaces) {
         orphans.push_back(std::move(waiting));
         continue;
       }
-      known->second = update.put;
+    }
+    if (entry != nullptr && update.put != nullptr) {
+      newest[entry] = update.put;
       const auto [put, new_put] = last_put.try_emplace(entry, updates.size());
       if (!new_put) {
         // Only the newest of several versions has to be written, as the successor of what is stored.

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -48,6 +49,17 @@ using PendingCommitPtr = std::shared_ptr<PendingCommit>;
 
 // Waits for a change that may be null.
 absl::Status WaitFor(const PendingCommitPtr& pending);
+
+// Runs `answer`, a function (absl::Status), when a change, which may be null, is stored: now or later on another
+// thread.
+template <typename Answer>
+void WhenStored(const PendingCommitPtr& pending, Answer answer) {
+  if (pending == nullptr) {
+    answer(absl::OkStatus());
+  } else {
+    pending->Then(std::move(answer));
+  }
+}
 
 // Takes the changes of all layers to the store, in the order in which they come, all that wait in one transaction. What
 // is stored is published; what cannot be stored is taken back, with all that was built on it. With a store that waits

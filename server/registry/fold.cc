@@ -39,11 +39,12 @@ double BatchWeight(const LayerConfig& config, int64_t t) {
 }
 
 // Chan et al.: the mean and variance of both sets of values. `bessel` is 1 if running_var divides by n - 1, else 0.
+// Leaves `var` as it is where that divisor is 0: the next merge gives it no weight.
 void MergePooled(double batch_count, double batch_mean, double batch_var, double bessel, double count, double& mean,
                  double& var) {
   if (count == 0) {
     mean = batch_mean;
-    var = bessel == 0 ? batch_var : batch_var * (batch_count / (batch_count - bessel));
+    if (batch_count > bessel) var = bessel == 0 ? batch_var : batch_var * (batch_count / (batch_count - bessel));
     return;
   }
   const double total = count + batch_count;
@@ -52,7 +53,7 @@ void MergePooled(double batch_count, double batch_mean, double batch_var, double
   const double m2 =
       var * std::max(0.0, count - bessel) + batch_var * batch_count + delta * delta * (count * (batch_count / total));
   mean += delta * (batch_count / total);
-  var = m2 / (total - bessel);
+  if (total > bessel) var = m2 / (total - bessel);
 }
 
 }  // namespace
@@ -60,13 +61,9 @@ void MergePooled(double batch_count, double batch_mean, double batch_var, double
 Statistics Fold(const LayerConfig& config, const Statistics& statistics, const BatchMoments& batch) {
   assert(config.track_running_stats);
   const bool sample = config.running_var_estimator == layer::VarianceEstimator::kSample;
-  assert(!sample || batch.count >= 2);
 
   Statistics next = statistics;
   next.num_batches_tracked += 1;
-  const auto count = static_cast<double>(batch.count);
-  const double correction = sample ? count / (count - 1) : 1;
-
   const size_t num_channels = next.running_mean.size();
   if (!batch.skipped_channels.empty() && next.skipped_batches.empty()) next.skipped_batches.resize(num_channels);
   auto skipped = batch.skipped_channels.begin();
@@ -80,6 +77,7 @@ Statistics Fold(const LayerConfig& config, const Statistics& statistics, const B
       ++skipped;
       continue;
     }
+    const auto count = static_cast<double>(batch.channel_counts.empty() ? batch.count : batch.channel_counts[c]);
     if (config.averaging == Averaging::kPooled) {
       MergePooled(count, batch.mean[c], batch.var[c], sample ? 1 : 0, statistics.sample_count[c], next.running_mean[c],
                   next.running_var[c]);
@@ -89,6 +87,8 @@ Statistics Fold(const LayerConfig& config, const Statistics& statistics, const B
         weight_t = t;
         weight = BatchWeight(config, t);
       }
+      assert(!sample || count >= 2);
+      const double correction = sample ? count / (count - 1) : 1;
       next.running_mean[c] = Blend(next.running_mean[c], batch.mean[c], weight);
       next.running_var[c] = Blend(next.running_var[c], batch.var[c] * correction, weight);
     }

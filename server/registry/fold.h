@@ -14,6 +14,8 @@ namespace normd::registry {
 struct BatchMoments {
   // Values per channel, >= 1.
   int64_t count = 0;
+  // Length num_channels, in place of `count`, or empty. >= 1 but in skipped channels, whose entry is not read.
+  absl::Span<const int64_t> channel_counts = {};
   // Length num_channels. `var` is the population variance.
   absl::Span<const double> mean = {};
   absl::Span<const double> var = {};
@@ -24,7 +26,8 @@ struct BatchMoments {
 // The running statistics with one more batch in them, as config.averaging and config.running_var_estimator say. A pure
 // function, so that a commit that lost a race can be applied again to the newer state.
 // An update_weight of 1 is an assignment, so that it heals a channel that holds NaN.
-// REQUIRES config.track_running_stats; with VarianceEstimator::kSample, count >= 2.
+// Of a single value there is no sample variance: a pooled layer's running_var stays as it is until a second one comes.
+// REQUIRES config.track_running_stats; with VarianceEstimator::kSample and another averaging than kPooled, count >= 2.
 layer::Statistics Fold(const layer::LayerConfig& config, const layer::Statistics& statistics,
                        const BatchMoments& batch);
 

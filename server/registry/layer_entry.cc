@@ -59,6 +59,7 @@ absl::StatusOr<LayerEntry::CommitResult> LayerEntry::Queue(
   const absl::Time now = context_.clock->Now();
   CommitResult result;
   store::Update update;
+  update.replaces = before;
   const bool inference_differs = InferenceDiffers(*before, *next);
   if (inference_differs || before->optimizer != next->optimizer) {
     next->version = before->version + 1;
@@ -66,7 +67,6 @@ absl::StatusOr<LayerEntry::CommitResult> LayerEntry::Queue(
     next->update_time = now;
     result.snapshot = std::move(next);
     update.put = result.snapshot;
-    update.replaces = before;
   } else {
     result.snapshot = before;
   }

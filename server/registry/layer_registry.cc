@@ -95,6 +95,7 @@ std::shared_ptr<const LayerSnapshot> FirstSnapshot(const CreateLayerSpec& spec, 
   snapshot->statistics = std::make_shared<layer::Statistics>(layer::Statistics::Initial(spec.config));
   snapshot->affine = std::make_shared<layer::Affine>(layer::Affine::Initial(spec.config));
   snapshot->optimizer = std::make_shared<layer::OptimizerState>();
+  snapshot->contributors = std::make_shared<layer::Contributors>();
   Overwrite(spec.initial_state, snapshot.get());
   snapshot->content_hash = layer::ContentHash(*snapshot->config, *snapshot->statistics, *snapshot->affine);
   snapshot->create_time = now;

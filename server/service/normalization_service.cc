@@ -4,7 +4,9 @@
 #include <memory>
 #include <utility>
 
+#include "server/registry/merge_moments.h"
 #include "server/service/streams.h"
+#include "server/service/training_conversion.h"
 
 namespace normd::service {
 
@@ -38,7 +40,7 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Handle(grpc::CallbackServerC
       absl::Status done = call.CheckAlive();
       if (done.ok()) done = WithoutExceptions([&] { return tensor_call->Run(control); });
       if (!done.ok()) return call.Finish(done);
-      WhenStored(*tensor_call, [call, response, tensor_call](absl::Status answered) {
+      registry::WhenStored(tensor_call->stored(), [call, response, tensor_call](absl::Status answered) {
         if (answered.ok()) {
           answered = WithoutExceptions([&] {
             wire::MessageWriter writer;
@@ -76,6 +78,35 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Backward(grpc::CallbackServe
                                                              const grpc::ByteBuffer* request,
                                                              grpc::ByteBuffer* response) {
   return Handle<v1::BackwardRequest>(context, "Backward", wire::kBackwardRequestPayloads, request, response);
+}
+
+grpc::ServerUnaryReactor* NormalizationServiceImpl::MergeMoments(grpc::CallbackServerContext* context,
+                                                                 const v1::MergeMomentsRequest* request,
+                                                                 v1::MergeMomentsResponse* response) {
+  UnaryCall call(context, "MergeMoments", static_cast<int64_t>(request->ByteSizeLong()), context_.observer);
+  call.set_layer(request->layer());
+  registry::PendingCommitPtr stored;
+  absl::Status status = call.CheckAlive();
+  if (status.ok()) {
+    status = WithoutExceptions([&]() -> absl::Status {
+      registry::CallControl control;
+      control.check_alive = [&call] { return call.CheckAlive(); };
+      absl::StatusOr<registry::MergeMomentsResult> result =
+          registry::MergeMoments(*context_.call.registry, ToMergeMomentsInput(*request), control);
+      if (!result.ok()) return result.status();
+      *response = ToProto(*result);
+      stored = std::move(result->stored);
+      return absl::OkStatus();
+    });
+  }
+  if (status.ok()) {
+    registry::WhenStored(stored, [call, response](const absl::Status& done) {
+      call.Finish(done, done.ok() ? static_cast<int64_t>(response->ByteSizeLong()) : 0);
+    });
+  } else {
+    call.Finish(status);
+  }
+  return call.reactor();
 }
 
 NormalizationServiceImpl::RawStream* NormalizationServiceImpl::Steps(grpc::CallbackServerContext* context) {

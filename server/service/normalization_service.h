@@ -11,8 +11,8 @@
 
 namespace normd::service {
 
-// The methods of normd.v1.NormalizationService, registered raw: messages are read from and written to gRPC's slices
-// (proto/wire), so that tensors are not copied into and out of protobuf messages.
+// The methods of normd.v1.NormalizationService that carry tensors, registered raw: messages are read from and written
+// to gRPC's slices (proto/wire), so that tensors are not copied into and out of protobuf messages.
 template <typename Base>
 using RawUnary = v1::NormalizationService::WithRawCallbackMethod_TrainStep<
     v1::NormalizationService::WithRawCallbackMethod_Infer<v1::NormalizationService::WithRawCallbackMethod_Denormalize<
@@ -24,7 +24,9 @@ using RawStreams =
 
 // normd.v1.NormalizationService over a registry. RESOURCE_EXHAUSTED with a hint when to come back: there is no memory
 // for the call, or too many wait for the compute thread.
-class NormalizationServiceImpl final : public RawUnary<RawStreams<v1::NormalizationService::Service>> {
+class NormalizationServiceImpl final
+    : public RawUnary<
+          RawStreams<v1::NormalizationService::WithCallbackMethod_MergeMoments<v1::NormalizationService::Service>>> {
  public:
   using RawStream = grpc::ServerBidiReactor<grpc::ByteBuffer, grpc::ByteBuffer>;
 
@@ -44,6 +46,9 @@ class NormalizationServiceImpl final : public RawUnary<RawStreams<v1::Normalizat
                                         grpc::ByteBuffer* response) override;
   grpc::ServerUnaryReactor* Backward(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,
                                      grpc::ByteBuffer* response) override;
+  // Short: runs in the thread that received it.
+  grpc::ServerUnaryReactor* MergeMoments(grpc::CallbackServerContext* context, const v1::MergeMomentsRequest* request,
+                                         v1::MergeMomentsResponse* response) override;
   RawStream* Steps(grpc::CallbackServerContext* context) override;
   RawStream* InferStream(grpc::CallbackServerContext* context) override;
   RawStream* TrainStepStream(grpc::CallbackServerContext* context) override;

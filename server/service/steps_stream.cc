@@ -44,7 +44,8 @@ class StepsStream final : public TensorStream {
         absl::Status done = control.CheckAlive();
         if (done.ok()) done = WithoutExceptions([&] { return step->call->Run(control); });
         if (!done.ok()) return AnswerAndGoOn(*step, done);
-        WhenStored(*step->call, [this, step](const absl::Status& stored) { AnswerAndGoOn(*step, stored); });
+        registry::WhenStored(step->call->stored(),
+                             [this, step](const absl::Status& stored) { AnswerAndGoOn(*step, stored); });
       });
     }
     if (!status.ok()) AnswerAndGoOn(*step, status);

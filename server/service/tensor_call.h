@@ -84,17 +84,6 @@ class TensorCall {
   registry::PendingCommitPtr stored_;
 };
 
-// Runs `answer`, a function (absl::Status), when what `call` has done is stored: now or later on another thread. It
-// must hold what it needs.
-template <typename Answer>
-void WhenStored(const TensorCall& call, Answer answer) {
-  if (call.stored() == nullptr) {
-    answer(absl::OkStatus());
-  } else {
-    call.stored()->Then(std::move(answer));
-  }
-}
-
 // `request` is as SplitMessage left it.
 std::unique_ptr<TensorCall> NewTensorCall(const TensorCallContext& context, v1::TrainStepRequest request,
                                           ReceivedMessage message);

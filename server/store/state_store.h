@@ -44,7 +44,8 @@ struct RequestRecord {
 struct Update {
   // A new layer, or a new version of the layer with this uid.
   std::shared_ptr<const layer::LayerSnapshot> put;
-  // The version that `put` replaces, if that is what is stored: parts that both share need not be written again.
+  // The version that the change builds on. If it is the one that is stored, parts that `put` shares with it need not be
+  // written again.
   std::shared_ptr<const layer::LayerSnapshot> replaces;
   // Uid of a layer that goes, with the records of its requests.
   std::string remove;

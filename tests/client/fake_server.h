@@ -93,6 +93,7 @@ class FakeServer {
   FakeMethod<v1::InferRequest, v1::InferResponse> infer;
   FakeMethod<v1::DenormalizeRequest, v1::DenormalizeResponse> denormalize;
   FakeMethod<v1::BackwardRequest, v1::BackwardResponse> backward;
+  FakeMethod<v1::MergeMomentsRequest, v1::MergeMomentsResponse> merge_moments;
 
   // What the streams do.
   template <typename Request, typename Response>
@@ -151,6 +152,10 @@ class FakeServer {
     }
     grpc::Status Backward(grpc::ServerContext* c, const v1::BackwardRequest* q, v1::BackwardResponse* r) override {
       return fake_->backward.Answer(c, q, r);
+    }
+    grpc::Status MergeMoments(grpc::ServerContext* c, const v1::MergeMomentsRequest* q,
+                              v1::MergeMomentsResponse* r) override {
+      return fake_->merge_moments.Answer(c, q, r);
     }
     grpc::Status Steps(grpc::ServerContext* c,
                        grpc::ServerReaderWriter<v1::StepsResponse, v1::StepsRequest>* stream) override {

@@ -66,6 +66,48 @@ TEST_F(RetryTest, RepeatsWithTheSameRequestIdAndGrowingPauses) {
   EXPECT_THAT(runtime_->sleeps(), ElementsAre(absl::Milliseconds(25), absl::Milliseconds(50), absl::Milliseconds(100)));
 }
 
+TEST_F(RetryTest, AMergeIsRepeatedAsItWas) {
+  server_.merge_moments = [this](grpc::ServerContext*, const v1::MergeMomentsRequest&,
+                                 v1::MergeMomentsResponse* response) -> grpc::Status {
+    if (calls_++ == 0) return {grpc::StatusCode::UNAVAILABLE, "the answer is lost"};
+    response->set_version(3);
+    response->set_content_hash("ff");
+    response->add_running_mean(2);
+    response->add_running_var(4);
+    response->add_sample_count(5);
+    response->set_num_batches_tracked(6);
+    response->set_replayed(true);
+    return grpc::Status::OK;
+  };
+  MergeMomentsOptions options;
+  options.contributor = "actor";
+  options.sequence = 8;
+  const Moments moments{.count = {5}, .mean = {2}, .m2 = {20}, .min = {-1}, .max = {7}, .non_finite_count = {1}};
+  const auto result = MakeClient()->MergeMoments("a", moments, options);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->version, 3);
+  EXPECT_EQ(result->content_hash, "ff");
+  EXPECT_THAT(result->running_mean, ElementsAre(2));
+  EXPECT_THAT(result->running_var, ElementsAre(4));
+  EXPECT_THAT(result->sample_count, ElementsAre(5));
+  EXPECT_EQ(result->num_batches_tracked, 6);
+  EXPECT_TRUE(result->replayed);
+
+  const auto requests = server_.merge_moments.requests();
+  ASSERT_EQ(requests.size(), 2);
+  EXPECT_EQ(requests[0].SerializeAsString(), requests[1].SerializeAsString());
+  EXPECT_EQ(requests[0].request_id(), "id-1");
+  EXPECT_EQ(requests[0].layer(), "a");
+  EXPECT_EQ(requests[0].contributor(), "actor");
+  EXPECT_EQ(requests[0].sequence(), 8);
+  EXPECT_THAT(requests[0].moments().count(), ElementsAre(5));
+  EXPECT_THAT(requests[0].moments().mean(), ElementsAre(2));
+  EXPECT_THAT(requests[0].moments().m2(), ElementsAre(20));
+  EXPECT_THAT(requests[0].moments().min(), ElementsAre(-1));
+  EXPECT_THAT(requests[0].moments().max(), ElementsAre(7));
+  EXPECT_THAT(requests[0].moments().non_finite_count(), ElementsAre(1));
+}
+
 TEST_F(RetryTest, PausesUpToTheWholeBackoffAndNoLongerThanTheMost) {
   FailFirst(4);
   runtime_->uniform = 1.0;

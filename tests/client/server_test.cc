@@ -85,6 +85,66 @@ TEST_F(ServerTest, ErrorsAreTheServers) {
   EXPECT_THAT(client_->UpdateLayer("a", spec.config, {"eps"}, "stale"), StatusIs(absl::StatusCode::kAborted));
 }
 
+TEST_F(ServerTest, MergedMomentsAreATrainStep) {
+  Create("trained", 2, "pytorch");
+  Create("merged", 2, "pytorch");
+  const std::vector<float> x = {1, 10, 2, 30, 6, 20};
+  const TensorView view(absl::MakeConstSpan(x), {3, 2});
+  ASSERT_THAT(client_->TrainStep("trained", view), IsOk());
+  const auto moments = ComputeMoments(view);
+  ASSERT_THAT(moments, IsOk());
+  const auto merged = client_->MergeMoments("merged", *moments);
+  ASSERT_THAT(merged, IsOk());
+  const auto trained = client_->GetLayer("trained", true);
+  ASSERT_THAT(trained, IsOk());
+  EXPECT_THAT(merged->running_mean, Pointwise(DoubleNear(1e-13), trained->state->running_mean));
+  EXPECT_THAT(merged->running_var, Pointwise(DoubleNear(1e-12), trained->state->running_var));
+  EXPECT_EQ(merged->sample_count, trained->state->sample_count);
+  EXPECT_EQ(merged->num_batches_tracked, 1);
+  EXPECT_FALSE(merged->replayed);
+  const auto layer = client_->GetLayer("merged");
+  ASSERT_THAT(layer, IsOk());
+  EXPECT_EQ(layer->version, merged->version);
+  EXPECT_EQ(layer->content_hash, merged->content_hash);
+}
+
+TEST_F(ServerTest, ManyContributorsThatRepeatThemselvesAreOnePass) {
+  constexpr int kContributors = 5;
+  constexpr int kMerges = 20;
+  constexpr int64_t kRows = 3;
+  Create("obs", 2, "rl_observation");
+  const std::vector<double> all = tests::SomeValues(kContributors * kMerges * kRows * 2);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < kContributors; ++t) {
+    threads.emplace_back([&, t] {
+      MergeMomentsOptions options;
+      options.contributor = "actor-" + std::to_string(t);
+      for (int i = 0; i < kMerges; ++i) {
+        const auto part = absl::MakeConstSpan(all).subspan((t * kMerges + i) * kRows * 2, kRows * 2);
+        options.sequence = i + 1;
+        for (const bool again : {false, true}) {
+          const auto merged = client_->MergeMoments("obs", *ComputeMoments(TensorView(part, {kRows, 2})), options);
+          ASSERT_THAT(merged, IsOk());
+          EXPECT_EQ(merged->replayed, again);
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  const auto layer = client_->GetLayer("obs", true);
+  ASSERT_THAT(layer, IsOk());
+  for (size_t c = 0; c < 2; ++c) {
+    long double sum = 0;
+    long double squares = 0;
+    for (size_t i = c; i < all.size(); i += 2) sum += all[i];
+    const long double mean = sum / (all.size() / 2);
+    for (size_t i = c; i < all.size(); i += 2) squares += (all[i] - mean) * (all[i] - mean);
+    EXPECT_EQ(layer->state->sample_count[c], kContributors * kMerges * kRows);
+    EXPECT_NEAR(layer->state->running_mean[c], static_cast<double>(mean), 1e-12);
+    EXPECT_NEAR(layer->state->running_var[c], static_cast<double>(squares / (all.size() / 2)), 1e-12);
+  }
+}
+
 TEST_F(ServerTest, ARepeatedRequestIdFoldsOnce) {
   Create("a", 1);
   const std::vector<float> x = {1, 2, 3};

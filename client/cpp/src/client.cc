@@ -148,6 +148,20 @@ class GrpcClient : public Client {
     return Run<BackwardResult>(BackwardCall(layer, x, dy, options, &connection_->runtime()), options);
   }
 
+  absl::StatusOr<MergeMomentsResult> MergeMoments(absl::string_view layer, const Moments& moments,
+                                                  const MergeMomentsOptions& options) override {
+    v1::MergeMomentsRequest request;
+    request.set_layer(layer.data(), layer.size());
+    *request.mutable_moments() = ToProto(moments);
+    request.set_contributor(options.contributor);
+    request.set_sequence(options.sequence);
+    request.set_request_id(RequestId(options));
+    absl::StatusOr<v1::MergeMomentsResponse> response =
+        connection_->Call<v1::MergeMomentsResponse>(request, options, request.request_id());
+    if (!response.ok()) return response.status();
+    return Take(&*response);
+  }
+
   absl::StatusOr<ServingStatus> Health(absl::string_view service, const CallOptions& options) override {
     const absl::StatusOr<HealthResponse> response =
         connection_->Call<HealthResponse>(HealthRequest{{service.data(), service.size()}}, options);

@@ -207,6 +207,17 @@ v1::Adam ToProto(const Adam& adam) {
   return out;
 }
 
+v1::Moments ToProto(const Moments& moments) {
+  v1::Moments out;
+  Assign(moments.count, out.mutable_count());
+  Assign(moments.mean, out.mutable_mean());
+  Assign(moments.m2, out.mutable_m2());
+  Assign(moments.min, out.mutable_min());
+  Assign(moments.max, out.mutable_max());
+  Assign(moments.non_finite_count, out.mutable_non_finite_count());
+  return out;
+}
+
 LayerConfig FromProto(const v1::LayerConfig& config) {
   LayerConfig out;
   out.num_channels = config.num_channels();
@@ -360,6 +371,16 @@ absl::StatusOr<BackwardResult> Take(v1::BackwardResponse* response, const Elemen
   out.content_hash = std::move(*response->mutable_content_hash());
   out.replayed = response->replayed();
   return out;
+}
+
+MergeMomentsResult Take(v1::MergeMomentsResponse* response) {
+  return {.version = response->version(),
+          .content_hash = std::move(*response->mutable_content_hash()),
+          .running_mean = ToVector(response->running_mean()),
+          .running_var = ToVector(response->running_var()),
+          .sample_count = ToVector(response->sample_count()),
+          .num_batches_tracked = response->num_batches_tracked(),
+          .replayed = response->replayed()};
 }
 
 }  // namespace normd::internal

@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "normd/client.h"
 #include "normd/layer.h"
+#include "normd/moments.h"
 #include "normd/tensor.h"
 #include "normd/v1/layer_service.pb.h"
 #include "normd/v1/normalization_service.pb.h"
@@ -22,6 +23,7 @@ v1::LayerConfig ToProto(const LayerConfig& config);
 v1::LayerState ToProto(const LayerState& state);
 v1::Sgd ToProto(const Sgd& sgd);
 v1::Adam ToProto(const Adam& adam);
+v1::Moments ToProto(const Moments& moments);
 
 LayerConfig FromProto(const v1::LayerConfig& config);
 LayerState FromProto(const v1::LayerState& state);
@@ -55,6 +57,7 @@ absl::StatusOr<TrainStepResult> Take(v1::TrainStepResponse* response, const Elem
 absl::StatusOr<InferResult> Take(v1::InferResponse* response, const Elements& y);
 absl::StatusOr<InferResult> Take(v1::DenormalizeResponse* response, const Elements& x);
 absl::StatusOr<BackwardResult> Take(v1::BackwardResponse* response, const Elements& dx);
+MergeMomentsResult Take(v1::MergeMomentsResponse* response);
 
 }  // namespace normd::internal
 

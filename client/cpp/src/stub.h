@@ -15,6 +15,7 @@
 #include <string>
 
 #include "normd/v1/layer_service.grpc.pb.h"
+#include "normd/v1/normalization_service.grpc.pb.h"
 
 namespace normd::internal {
 
@@ -71,6 +72,10 @@ class Stub {
   grpc::Status Call(grpc::ClientContext* context, const v1::SetStateRequest& request, v1::SetStateResponse* response) {
     return layers_->SetState(context, request, response);
   }
+  grpc::Status Call(grpc::ClientContext* context, const v1::MergeMomentsRequest& request,
+                    v1::MergeMomentsResponse* response) {
+    return normalization_->MergeMoments(context, request, response);
+  }
   grpc::Status Call(grpc::ClientContext* context, const TensorRequest& request, grpc::ByteBuffer* response);
   grpc::Status Call(grpc::ClientContext* context, const HealthRequest& request, HealthResponse* response);
 
@@ -85,6 +90,7 @@ class Stub {
 
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::LayerService::Stub> layers_;
+  const std::unique_ptr<v1::NormalizationService::Stub> normalization_;
   grpc::GenericStub generic_;
   // By TensorMethod.
   const std::array<grpc::internal::RpcMethod, 4> tensor_methods_;

@@ -6,21 +6,17 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "client/cpp/src/element.h"
 #include "client/cpp/src/memory.h"
 
 namespace normd {
 namespace {
 
-double ToDouble(float value) { return static_cast<double>(value); }
-double ToDouble(double value) { return value; }
-double ToDouble(Float16 value) { return static_cast<double>(ToFloat(value)); }
-double ToDouble(BFloat16 value) { return static_cast<double>(ToFloat(value)); }
-
 template <typename T>
 std::vector<double> Widen(absl::Span<const T> values, std::size_t most) {
   std::vector<double> doubles;
   doubles.reserve(std::min(values.size(), most));
-  for (const T value : values.subspan(0, most)) doubles.push_back(ToDouble(value));
+  for (const T value : values.subspan(0, most)) doubles.push_back(internal::ToDouble(value));
   return doubles;
 }
 

@@ -17,18 +17,20 @@ from normd.client import Client
 from normd.errors import (AbortedError, AlreadyExistsError, CancelledError, Code, DeadlineExceededError, Error,
                           FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError,
                           RetryTimeoutError, TransportWarning, UnavailableError)
+from normd.moments import Moments
 from normd.presets import Preset
+from normd.running_normalizer import RunningMeanStd, RunningNormalizer
 from normd.types import (SGD, Adam, AdamW, Averaging, BackwardResult, InferResult, Layer, LayerConfig, LayerState,
-                         Layout, NonFinitePolicy, Optimizer, RetryPolicy, TrainingStatistics, TrainStepResult,
-                         VarianceEstimator)
+                         Layout, MergeMomentsResult, NonFinitePolicy, Optimizer, RetryPolicy, TrainingStatistics,
+                         TrainStepResult, VarianceEstimator)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD", "AbortedError", "Adam", "AdamW", "AlreadyExistsError", "Averaging", "BackwardResult", "CancelledError",
     "Client", "Code", "DeadlineExceededError", "Error", "FailedPreconditionError", "InferResult", "InferStream",
-    "InvalidArgumentError", "Layer", "LayerConfig", "LayerState", "Layout", "NonFinitePolicy", "NotFoundError",
-    "Optimizer", "Preset", "ResourceExhaustedError", "RetryPolicy", "RetryTimeoutError", "Steps", "TrainStepResult",
-    "TrainStepStream", "TrainingStatistics", "TransportWarning", "UnavailableError", "VarianceEstimator",
-    "content_hash", "presets",
+    "InvalidArgumentError", "Layer", "LayerConfig", "LayerState", "Layout", "MergeMomentsResult", "Moments",
+    "NonFinitePolicy", "NotFoundError", "Optimizer", "Preset", "ResourceExhaustedError", "RetryPolicy",
+    "RetryTimeoutError", "RunningMeanStd", "RunningNormalizer", "Steps", "TrainStepResult", "TrainStepStream",
+    "TrainingStatistics", "TransportWarning", "UnavailableError", "VarianceEstimator", "content_hash", "presets",
 ]

@@ -9,8 +9,9 @@ import numpy as np
 
 # Any to mypy: see pyproject.toml.
 from normd.v1 import normalization_service_pb2, resources_pb2
-from normd.types import (Adam, Averaging, Float64Array, FloatArray, Int64Array, Layer, LayerConfig,
-                         LayerState, NonFinitePolicy, Optimizer, SGD, TrainingStatistics, VarianceEstimator)
+from normd.moments import Moments
+from normd.types import (Adam, Averaging, Float64Array, FloatArray, Int64Array, Layer, LayerConfig, LayerState,
+                         MergeMomentsResult, NonFinitePolicy, Optimizer, SGD, TrainingStatistics, VarianceEstimator)
 
 _ENUMS = {"averaging": Averaging, "running_var_estimator": VarianceEstimator,
           "normalize_training_with": TrainingStatistics, "non_finite_policy": NonFinitePolicy}
@@ -133,3 +134,18 @@ def set_optimizer(request: Any, optimizer: Optional[Optimizer]) -> None:
             weight_decay=optimizer.weight_decay, decoupled_weight_decay=optimizer.decoupled_weight_decay))
     else:
         raise TypeError(f"optimizer is {optimizer!r}, want normd.SGD, normd.Adam or normd.AdamW")
+
+
+def to_moments(moments: Moments) -> Any:
+    """A Moments message."""
+    return normalization_service_pb2.Moments(
+        count=moments.count, mean=moments.mean, m2=moments.m2, min=moments.min, max=moments.max,
+        non_finite_count=moments.non_finite_count)
+
+
+def from_merge(answer: Any) -> MergeMomentsResult:
+    """The value of a MergeMomentsResponse."""
+    return MergeMomentsResult(
+        version=answer.version, content_hash=answer.content_hash, running_mean=per_channel(answer.running_mean),
+        running_var=per_channel(answer.running_var), sample_count=per_channel(answer.sample_count),
+        num_batches_tracked=answer.num_batches_tracked, replayed=answer.replayed)

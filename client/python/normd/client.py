@@ -17,10 +17,12 @@ from normd._in_band import SERVICE, InBand
 from normd._shared_memory import SharedMemory
 from normd._steps import Steps
 from normd._streams import Chunk, InferStream, TrainStepStream
+from normd.moments import Moments
 from normd.presets import Preset
-from normd.types import (BackwardResult, FloatArray, InferResult, Layer, LayerState, Layout,
+from normd.types import (BackwardResult, FloatArray, InferResult, Layer, LayerState, Layout, MergeMomentsResult,
                          Optimizer, RetryPolicy, TrainStepResult)
-from normd.v1 import layer_service_pb2, layer_service_pb2_grpc, normalization_service_pb2, resources_pb2
+from normd.v1 import (layer_service_pb2, layer_service_pb2_grpc, normalization_service_pb2,
+                      normalization_service_pb2_grpc, resources_pb2)
 
 R = TypeVar("R")
 
@@ -74,6 +76,7 @@ class Client:
         self._timeout = timeout
         self._connection = Connection(target, retry, max_message_bytes, sleep)
         self._layers = layer_service_pb2_grpc.LayerServiceStub(self._connection.channel)
+        self._normalization = normalization_service_pb2_grpc.NormalizationServiceStub(self._connection.channel)
         in_band = InBand(self._connection)
         self._shared = SharedMemory(self._connection, in_band) if transport == "shm" else None
         self._transport: Union[InBand, SharedMemory] = self._shared or in_band
@@ -274,6 +277,32 @@ class Client:
         call = _calls.backward(layer, x, dy, layout, batch_mean, batch_var, frozen, gamma, optimizer, omit_dx, version,
                                request_id)
         return self._carry_out(call, out, timeout)
+
+    def merge_moments(self, layer: str, moments: Moments, *, contributor: str = "", sequence: int = 0,
+                      request_id: Optional[str] = None, timeout: Optional[float] = None) -> MergeMomentsResult:
+        """Folds the moments of values that stay here into the layer, in one atomic step; see also RunningNormalizer.
+
+            >>> client.merge_moments("agent.observation", normd.Moments.of(observations))
+
+        To the layer it is a train_step with those values. On a pooled layer, any split of the values and any order of
+        merges gives the statistics of one pass over all of them; on another, each merge counts as one batch.
+
+        Args:
+            moments: as Moments.of makes them. A non_finite_count above 0 is treated as non_finite_policy says; None
+                leaves these values out for good.
+            contributor, sequence: whose values these are, at most 128 bytes, and a number above that of the
+                contributor's merge before: one that is not is a repetition, and folds nothing in. Recognised as long as
+                the layer lives, where a request_id is forgotten some day. Both or neither.
+
+        Raises:
+            InvalidArgumentError: also for moments that contradict themselves.
+            FailedPreconditionError: the layer keeps no running statistics.
+            ResourceExhaustedError: the layer knows 10,000 contributors already.
+        """
+        request = normalization_service_pb2.MergeMomentsRequest(
+            layer=layer, moments=_convert.to_moments(moments), contributor=contributor, sequence=sequence,
+            request_id=_calls.request_id(request_id))
+        return _convert.from_merge(self._call(self._normalization.MergeMoments, request, timeout))
 
     # Streams.
 

@@ -157,6 +157,26 @@ class BackwardResult:
     replayed: bool
 
 
+@dataclass(frozen=True, eq=False)
+class MergeMomentsResult:
+    """Answer of merge_moments: the layer's statistics with the moments in them.
+
+    Attributes:
+        version, content_hash: of the layer after this call.
+        running_mean, running_var, sample_count: at that version, shape (C,).
+        num_batches_tracked: steps and merges folded in up to that version.
+        replayed: the server knew this request_id or sequence and folded nothing in now.
+    """
+
+    version: int
+    content_hash: str
+    running_mean: Float64Array
+    running_var: Float64Array
+    sample_count: Float64Array
+    num_batches_tracked: int
+    replayed: bool
+
+
 @dataclass(frozen=True)
 class SGD:
     """A step of torch.optim.SGD that backward takes on the server, for gamma and beta; its own `momentum`."""

@@ -24,6 +24,9 @@ constexpr const char* kMigrations[] = {R"sql(
     config_version INTEGER NOT NULL, content_hash TEXT NOT NULL, config BLOB NOT NULL);
   CREATE TABLE statistics (layer_id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
   CREATE TABLE parameters (layer_id INTEGER PRIMARY KEY, affine BLOB NOT NULL, optimizer BLOB NOT NULL);
+  CREATE TABLE contributors (
+    layer_id INTEGER NOT NULL, name BLOB NOT NULL, sequence INTEGER NOT NULL,
+    PRIMARY KEY (layer_id, name)) WITHOUT ROWID;
   CREATE TABLE requests (
     layer_id INTEGER NOT NULL, sequence INTEGER NOT NULL, request_id BLOB NOT NULL, time INTEGER NOT NULL,
     fingerprint INTEGER NOT NULL, version INTEGER NOT NULL, content_hash TEXT NOT NULL,
@@ -53,7 +56,28 @@ constexpr absl::string_view kSelectLayers =
     "statistics.bytes, affine, optimizer FROM layers JOIN statistics ON statistics.layer_id = id "
     "JOIN parameters ON parameters.layer_id = id ORDER BY name";
 
-absl::StatusOr<StateStore::SnapshotPtr> ReadLayer(const Statement& row) {
+// Of all layers, by row.
+absl::StatusOr<absl::flat_hash_map<int64_t, layer::Contributors>> ReadContributors(Database* database) {
+  absl::StatusOr<Statement> rows =
+      database->Prepare("SELECT layer_id, name, sequence FROM contributors ORDER BY layer_id, name");
+  if (!rows.ok()) return rows.status();
+  absl::flat_hash_map<int64_t, layer::Contributors> result;
+  std::vector<std::pair<std::string, int64_t>> entries;
+  int64_t layer = kNoLayer;
+  const auto finish = [&] {
+    if (!entries.empty()) result[layer] = layer::Contributors::FromSorted(std::exchange(entries, {}));
+  };
+  while (true) {
+    absl::StatusOr<bool> row = rows->Step();
+    if (!row.ok()) return row.status();
+    if (!*row || rows->Int(0) != layer) finish();
+    if (!*row) return result;
+    layer = rows->Int(0);
+    entries.emplace_back(rows->Text(1), rows->Int(2));
+  }
+}
+
+absl::StatusOr<StateStore::SnapshotPtr> ReadLayer(const Statement& row, layer::Contributors contributors) {
   auto snapshot = std::make_shared<layer::LayerSnapshot>();
   snapshot->uid = row.Text(1);
   snapshot->name = row.Text(2);
@@ -75,6 +99,7 @@ absl::StatusOr<StateStore::SnapshotPtr> ReadLayer(const Statement& row) {
   snapshot->statistics = std::make_shared<layer::Statistics>(*std::move(statistics));
   snapshot->affine = std::make_shared<layer::Affine>(*std::move(affine));
   snapshot->optimizer = std::make_shared<layer::OptimizerState>(*std::move(optimizer));
+  snapshot->contributors = std::make_shared<layer::Contributors>(std::move(contributors));
 
   if (absl::Status status = CheckLengths(*snapshot); !status.ok()) return layer::ForLayer(snapshot->name, status);
   const std::string hash = layer::ContentHash(*snapshot->config, *snapshot->statistics, *snapshot->affine);
@@ -153,6 +178,8 @@ absl::Status SqliteStore::PrepareStatements() {
        "UPDATE layers SET update_time = ?, version = ?, config_version = ?, content_hash = ?, config = ? WHERE id = ?"},
       {&put_statistics_, "INSERT OR REPLACE INTO statistics (layer_id, bytes) VALUES (?, ?)"},
       {&put_parameters_, "INSERT OR REPLACE INTO parameters (layer_id, affine, optimizer) VALUES (?, ?, ?)"},
+      {&put_contributor_, "INSERT OR REPLACE INTO contributors (layer_id, name, sequence) VALUES (?, ?, ?)"},
+      {&delete_contributors_, "DELETE FROM contributors WHERE layer_id = ?"},
       {&delete_layer_, "DELETE FROM layers WHERE id = ?"},
       {&delete_statistics_, "DELETE FROM statistics WHERE layer_id = ?"},
       {&delete_parameters_, "DELETE FROM parameters WHERE layer_id = ?"},
@@ -171,6 +198,8 @@ absl::Status SqliteStore::PrepareStatements() {
 
 absl::Status SqliteStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> layer,
                                absl::FunctionRef<absl::Status(RequestRecord)> request) {
+  absl::StatusOr<absl::flat_hash_map<int64_t, layer::Contributors>> contributors = ReadContributors(database_.get());
+  if (!contributors.ok()) return contributors.status();
   absl::flat_hash_map<int64_t, std::string> uids;
   absl::StatusOr<Statement> layers = database_->Prepare(kSelectLayers);
   if (!layers.ok()) return layers.status();
@@ -178,7 +207,7 @@ absl::Status SqliteStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> laye
     absl::StatusOr<bool> row = layers->Step();
     if (!row.ok()) return row.status();
     if (!*row) break;
-    absl::StatusOr<SnapshotPtr> snapshot = ReadLayer(*layers);
+    absl::StatusOr<SnapshotPtr> snapshot = ReadLayer(*layers, std::move((*contributors)[layers->Int(0)]));
     if (!snapshot.ok()) return snapshot.status();
     rows_[(*snapshot)->uid] = layers->Int(0);
     uids[layers->Int(0)] = (*snapshot)->uid;
@@ -276,6 +305,7 @@ absl::Status SqliteStore::Put(const Update& update) {
     absl::Status status = put_statistics_.Bind(0, row).BindBlob(1, statistics).Run();
     if (!status.ok()) return status;
   }
+  if (absl::Status status = PutContributors(row, *snapshot.contributors, before); !status.ok()) return status;
   if (before == nullptr || before->affine != snapshot.affine || before->optimizer != snapshot.optimizer) {
     const std::string affine = Encode(*snapshot.affine);
     const std::string optimizer = Encode(*snapshot.optimizer);
@@ -284,10 +314,26 @@ absl::Status SqliteStore::Put(const Update& update) {
   return absl::OkStatus();
 }
 
+absl::Status SqliteStore::PutContributors(int64_t row, const layer::Contributors& contributors,
+                                          const layer::LayerSnapshot* before) {
+  absl::Status status;
+  const auto put = [&](absl::string_view name, int64_t sequence) {
+    if (status.ok()) status = put_contributor_.Bind(0, row).BindBlob(1, name).Bind(2, sequence).Run();
+  };
+  if (before == nullptr) {
+    status = delete_contributors_.Bind(0, row).Run();
+    contributors.ForEach(put);
+  } else if (before->contributors.get() != &contributors) {
+    // None ever goes.
+    contributors.ForEachChange(*before->contributors, put);
+  }
+  return status;
+}
+
 absl::Status SqliteStore::Remove(const std::string& uid) {
   absl::StatusOr<int64_t> row = RowOf(uid);
   if (!row.ok()) return row.status();
-  for (Statement* statement : {&delete_layer_, &delete_statistics_, &delete_parameters_}) {
+  for (Statement* statement : {&delete_layer_, &delete_statistics_, &delete_parameters_, &delete_contributors_}) {
     if (absl::Status status = statement->Bind(0, *row).Run(); !status.ok()) return status;
   }
   return delete_requests_.Bind(0, *row).Bind(1, INT64_MAX).Run();

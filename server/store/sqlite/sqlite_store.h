@@ -48,6 +48,9 @@ class SqliteStore final : public StateStore {
   absl::Status PrepareStatements();
   absl::Status Apply(const Update& update);
   absl::Status Put(const Update& update);
+  // Those that differ from `before`; null: all.
+  absl::Status PutContributors(int64_t row, const layer::Contributors& contributors,
+                               const layer::LayerSnapshot* before);
   absl::Status Remove(const std::string& uid);
   absl::Status Record(const RequestRecord& request, int64_t forget_through);
   // The row of a layer. INTERNAL: there is none.
@@ -61,6 +64,8 @@ class SqliteStore final : public StateStore {
   Statement update_layer_;
   Statement put_statistics_;
   Statement put_parameters_;
+  Statement put_contributor_;
+  Statement delete_contributors_;
   Statement delete_layer_;
   Statement delete_statistics_;
   Statement delete_parameters_;

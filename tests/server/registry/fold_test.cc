@@ -172,6 +172,45 @@ TEST(FoldTest, PooledIsTheMeanAndVarianceOfEveryValueSeen) {
   }
 }
 
+TEST(FoldTest, ASingleValueHasNoSampleVarianceYet) {
+  const LayerConfig config = Config(Averaging::kPooled, 0, VarianceEstimator::kSample);
+  Statistics got = Statistics::Initial(config);
+  std::vector<double> seen[2];
+  for (const double value : {3.0, 7.0, 8.0}) {
+    const std::vector<double> mean = {value, -value};
+    const std::vector<double> var = {0, 0};
+    got = Fold(config, got, {.count = 1, .mean = mean, .var = var});
+    for (size_t c = 0; c < 2; ++c) {
+      seen[c].push_back(mean[c]);
+      EXPECT_DOUBLE_EQ(got.running_mean[c], Mean(seen[c]));
+      EXPECT_DOUBLE_EQ(got.running_var[c], seen[c].size() == 1 ? 1 : Variance(seen[c], 1));
+    }
+  }
+  // A prior that weighs nothing does not divide by zero.
+  got = Statistics::Initial(config);
+  got.sample_count = {1e-20, 0};
+  got = Fold(config, got, {.count = 1, .mean = seen[0], .var = seen[1]});
+  EXPECT_THAT(got.running_mean, ElementsAre(3, 7));
+  EXPECT_THAT(got.running_var, ElementsAre(1, 1));
+}
+
+TEST(FoldTest, ChannelsMayHaveCountsOfTheirOwn) {
+  for (const Averaging averaging :
+       {Averaging::kExponential, Averaging::kExponentialDebiased, Averaging::kCumulative, Averaging::kPooled}) {
+    const LayerConfig config = Config(averaging, 0.2, VarianceEstimator::kSample);
+    const Statistics start = FoldBatch(config, Statistics::Initial(config), 0);
+    const std::vector<double> mean = {Mean(Values(1, 0)), Mean(Values(2, 1))};
+    const std::vector<double> var = {Variance(Values(1, 0), 0), Variance(Values(2, 1), 0)};
+    const std::vector<int64_t> counts = {4, 5};
+    const Statistics got = Fold(config, start, {.channel_counts = counts, .mean = mean, .var = var});
+    const Statistics first = FoldBatch(config, start, 1);
+    const Statistics second = FoldBatch(config, start, 2);
+    EXPECT_THAT(got.running_mean, ElementsAre(first.running_mean[0], second.running_mean[1]));
+    EXPECT_THAT(got.running_var, ElementsAre(first.running_var[0], second.running_var[1]));
+    EXPECT_THAT(got.sample_count, ElementsAre(first.sample_count[0], second.sample_count[1]));
+  }
+}
+
 // stable_baselines3/common/running_mean_std.py: starts with mean 0, variance 1 and a count of 1e-4.
 TEST(FoldTest, PooledWithAPriorIsStableBaselines3) {
   const LayerConfig config = Config(Averaging::kPooled, 0, VarianceEstimator::kPopulation);

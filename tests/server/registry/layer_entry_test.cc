@@ -29,6 +29,7 @@ class LayerEntryTest : public ::testing::Test {
     first->statistics = std::make_shared<layer::Statistics>(layer::Statistics::Initial(config));
     first->affine = std::make_shared<layer::Affine>(layer::Affine::Initial(config));
     first->optimizer = std::make_shared<layer::OptimizerState>();
+    first->contributors = std::make_shared<layer::Contributors>();
     first->content_hash = layer::ContentHash(config, *first->statistics, *first->affine);
     return first;
   }

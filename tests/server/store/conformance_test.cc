@@ -37,6 +37,7 @@ void ExpectSame(const layer::LayerSnapshot& got, const layer::LayerSnapshot& wan
   EXPECT_EQ(*got.statistics, *want.statistics);
   EXPECT_EQ(*got.affine, *want.affine);
   EXPECT_EQ(*got.optimizer, *want.optimizer);
+  EXPECT_EQ(*got.contributors, *want.contributors);
   EXPECT_EQ(got.version, want.version);
   EXPECT_EQ(got.config_version, want.config_version);
   EXPECT_EQ(got.content_hash, want.content_hash);
@@ -114,6 +115,7 @@ TEST_P(ConformanceTest, KeepsALayerWithoutOptionalParts) {
   bare->statistics = std::make_shared<layer::Statistics>(layer::Statistics::Initial(config));
   bare->affine = std::make_shared<layer::Affine>(layer::Affine::Initial(config));
   bare->optimizer = std::make_shared<layer::OptimizerState>();
+  bare->contributors = std::make_shared<layer::Contributors>();
   bare->content_hash = layer::ContentHash(config, *bare->statistics, *bare->affine);
   ASSERT_THAT(store_->Write({Put(bare)}), IsOk());
   const Contents contents = Load();
@@ -134,6 +136,8 @@ TEST_P(ConformanceTest, ReplacesAVersion) {
   third->affine = SomeLayer("a", 3)->affine;
   third->optimizer = SomeLayer("a", 3)->optimizer;
   third->content_hash = layer::ContentHash(*third->config, *third->statistics, *third->affine);
+  third->contributors =
+      std::make_shared<layer::Contributors>(second->contributors->With("actor", 7).value().With("new", 1).value());
   third->version = 44;
   third->config_version = 5;
   third->update_time += absl::Seconds(1);

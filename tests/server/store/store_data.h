@@ -49,6 +49,8 @@ inline store::StateStore::SnapshotPtr SomeLayer(const std::string& name, double 
   snapshot->statistics = std::make_shared<layer::Statistics>(statistics);
   snapshot->affine = std::make_shared<layer::Affine>(affine);
   snapshot->optimizer = std::make_shared<layer::OptimizerState>(optimizer);
+  snapshot->contributors = std::make_shared<layer::Contributors>(layer::Contributors::FromSorted(
+      {{"actor", static_cast<int64_t>(seed) + 1}, {std::string("b\0'\xff", 4), 1LL << 60}}));
   snapshot->version = 42;
   snapshot->config_version = 4;
   snapshot->content_hash = layer::ContentHash(config, statistics, affine);

@@ -14,6 +14,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "normd/layer.h"
+#include "normd/moments.h"
 #include "normd/options.h"
 #include "normd/stream.h"
 #include "normd/tensor.h"
@@ -122,6 +123,29 @@ struct BackwardResult {
   bool replayed = false;
 };
 
+struct MergeMomentsOptions : CallOptions {
+  // Whose values these are, at most 128 bytes: a name that no other caller uses on this layer. With it a repeated merge
+  // is recognised as long as the layer lives, also when its request_id is forgotten.
+  std::string contributor;
+  // With a contributor: > 0 and above that of its merge before. One that is not is a repetition and folds nothing in.
+  // So a contributor makes one merge after the other. Without: 0.
+  int64_t sequence = 0;
+};
+
+// The layer's statistics with the moments in them, all of one version.
+struct MergeMomentsResult {
+  int64_t version = 0;
+  std::string content_hash;
+  std::vector<double> running_mean;
+  std::vector<double> running_var;
+  // Values folded into each channel.
+  std::vector<double> sample_count;
+  // Steps and merges folded in.
+  int64_t num_batches_tracked = 0;
+  // The server had folded this request_id or sequence in before, and folded nothing in now.
+  bool replayed = false;
+};
+
 // Of Health.
 enum class ServingStatus { kUnknown, kServing, kNotServing };
 
@@ -129,8 +153,8 @@ enum class ServingStatus { kUnknown, kServing, kNotServing };
 //
 // Statuses are the server's (proto/normd/v1), or: UNAVAILABLE, the server could not be reached in time, after retries;
 // DEADLINE_EXCEEDED, the call's timeout passed (a mutation may or may not have happened: repeat it with the same
-// request_id to find out). Every method but TrainStep and Backward with an optimizer is idempotent by nature; the
-// mutations among them are made so by a request_id, which the client adds unasked.
+// request_id to find out). Every method but TrainStep, MergeMoments and Backward with an optimizer is idempotent by
+// nature; the mutations among them are made so by a request_id, which the client adds unasked.
 //
 // Costs: a tensor is copied once on its way out, unless its TensorView has an owner, and once on its way in, from
 // gRPC's pieces to where it ends up. The memory for both is kept and reused.
@@ -175,6 +199,12 @@ class Client {
                                                   const InferOptions& options = {}) = 0;
   virtual absl::StatusOr<BackwardResult> Backward(absl::string_view layer, const TensorView& x, const TensorView& dy,
                                                   const BackwardOptions& options = {}) = 0;
+
+  // Folds the moments of values that stay here into the layer, in one atomic step: to the layer, a TrainStep with those
+  // values. On a pooled layer any split of the values and any order of merges gives the statistics of one pass over all
+  // of them; on another, each merge counts as one batch.
+  virtual absl::StatusOr<MergeMomentsResult> MergeMoments(absl::string_view layer, const Moments& moments,
+                                                          const MergeMomentsOptions& options = {}) = 0;
 
   // Whether the server takes calls (grpc.health.v1). `service`: a service's full name; empty: the server as a whole.
   // NOT_FOUND: the server has no such service.
