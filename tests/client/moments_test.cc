@@ -82,6 +82,7 @@ TEST(MomentsTest, OfEveryType) {
   const std::vector<float> f32(values.begin(), values.end());
   const std::vector<Float16> f16 = {{0x3c00}, {0x3e00}, {0xc000}, {0x4800}};
   std::vector<BFloat16> bf16;
+  bf16.reserve(f32.size());
   for (const float v : f32) bf16.push_back({static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16)});
   const std::vector<int64_t> shape = {4, 1};
   for (const TensorView& view :

@@ -99,6 +99,7 @@ TEST_F(MergeMomentsServiceTest, ManyActorsShareALayer) {
   constexpr int kMerges = 30;
   server_.Create("obs", 1, "rl_observation");
   std::vector<std::thread> actors;
+  actors.reserve(kActors);
   for (int a = 0; a < kActors; ++a) {
     actors.emplace_back([&, a] {
       for (int i = 1; i <= kMerges; ++i) {

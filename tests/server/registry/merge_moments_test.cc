@@ -222,18 +222,19 @@ TEST_F(MergeMomentsTest, RepetitionsFoldNothing) {
 }
 
 TEST_F(MergeMomentsTest, ThreadsThatRepeatThemselvesAreCountedOnce) {
-  constexpr int kActors = 8;
-  constexpr int kMerges = 50;
+  constexpr size_t kActors = 8;
+  constexpr size_t kMerges = 50;
   MakeLayer("bn", 2, "rl_observation");
   const Rows all = SomeRows(kActors * kMerges, 2);
   std::vector<std::thread> actors;
-  for (int a = 0; a < kActors; ++a) {
+  actors.reserve(kActors);
+  for (size_t a = 0; a < kActors; ++a) {
     actors.emplace_back([&, a] {
-      for (int i = 0; i < kMerges; ++i) {
-        const auto row = static_cast<size_t>(a * kMerges + i);
+      for (size_t i = 0; i < kMerges; ++i) {
+        const size_t row = a * kMerges + i;
         const Moments moments = MomentsOf(all.Slice(row, row + 1));
         for (int attempt = 0; attempt < 2; ++attempt) {
-          const auto result = Merge("bn", moments, "actor-" + std::to_string(a), i + 1);
+          const auto result = Merge("bn", moments, "actor-" + std::to_string(a), static_cast<int64_t>(i) + 1);
           ASSERT_THAT(result, IsOk());
           EXPECT_EQ(result->replayed, attempt == 1);
         }
@@ -297,7 +298,7 @@ TEST_F(MergeMomentsTest, BadInputIsNamedAndChangesNothing) {
     Moments moments;
     StatusCode code;
     std::string message;
-    std::string contributor = "";
+    std::string contributor = {};
     int64_t sequence = 0;
   } cases[] = {
       {"nobody", good, StatusCode::kNotFound, "layer 'nobody': does not exist"},
