@@ -35,8 +35,8 @@ namespace normd::wire {
 #ifdef NORMD_HAS_SOCKET_MUTATOR
 namespace {
 
-// The kernel doubles it, to twice its usual 208 KB, and every system allows as much. Measured over the usual: answers of
-// 8 MB come 1.14 times as fast; with 2 MB 1.2 times, but then small calls beside large ones wait 13 times as long as
+// The kernel doubles it, to twice its usual 208 KB, and every system allows as much. Measured over the usual: answers
+// of 8 MB come 1.14 times as fast; with 2 MB 1.2 times, but then small calls beside large ones wait 13 times as long as
 // alone instead of 9 times (6 with the usual).
 constexpr int kSendBufferBytes = 208 << 10;
 
