@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "server/registry/layer_entry.h"
+#include "server/registry/merge_moments.h"
 #include "server/registry/training.h"
 #include "server/store/memory_store.h"
 #include "tests/server/registry/registry_fixture.h"
@@ -216,6 +217,36 @@ TEST_F(DurabilityTest, ACreationThatCannotBeStoredLeavesNothing) {
   EXPECT_THAT(registry_.Create(spec), StatusIs(StatusCode::kResourceExhausted));
   EXPECT_THAT(registry_.Get("new"), StatusIs(StatusCode::kNotFound));
   EXPECT_THAT(registry_.Create(spec), IsOk());
+}
+
+TEST_F(DurabilityTest, AMergeAndItsContributorAreStoredTogether) {
+  const MergeMomentsInput input{.layer = "a",
+                                .moments = {.count = {2}, .mean = {1}, .m2 = {2}},
+                                .contributor = "actor",
+                                .sequence = 5,
+                                .request_id = ""};
+  gate_.Close();
+  const auto first = MergeMoments(registry_, input, {});
+  const auto again = MergeMoments(registry_, input, {});
+  ASSERT_THAT(first, IsOk());
+  ASSERT_THAT(again, IsOk());
+  EXPECT_FALSE(first->replayed);
+  EXPECT_TRUE(again->replayed);
+  // A repetition may not say that it is done before the first is stored.
+  ASSERT_NE(again->stored, nullptr);
+  EXPECT_FALSE(again->stored->resolved());
+  EXPECT_EQ((*registry_.Get("a"))->version, 1);
+  gate_.Open();
+  EXPECT_THAT(WaitFor(first->stored), IsOk());
+  EXPECT_THAT(WaitFor(again->stored), IsOk());
+  EXPECT_EQ(Count(registry_, "a"), 2);
+
+  LayerRegistry restarted({}, clock_, &gate_);
+  ASSERT_THAT(restarted.Load(), IsOk());
+  const auto late = MergeMoments(restarted, input, {});
+  ASSERT_THAT(late, IsOk());
+  EXPECT_TRUE(late->replayed);
+  EXPECT_EQ(Count(restarted, "a"), 2);
 }
 
 TEST_F(DurabilityTest, AnotherRegistryGoesOnWithAllOfIt) {
