@@ -4,6 +4,8 @@
 #include <cassert>
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
+
 namespace normd::registry {
 namespace {
 
@@ -95,6 +97,20 @@ Statistics Fold(const LayerConfig& config, const Statistics& statistics, const B
     next.sample_count[c] += count;
   }
   return next;
+}
+
+absl::Status CheckStaysFinite(const LayerConfig& config, absl::string_view what, const Statistics& before,
+                              const Statistics& after) {
+  if (config.non_finite_policy == layer::NonFinitePolicy::kPropagate) return absl::OkStatus();
+  for (size_t c = 0; c < after.running_mean.size(); ++c) {
+    const bool was_finite = std::isfinite(before.running_mean[c]) && std::isfinite(before.running_var[c]);
+    const bool is_finite = std::isfinite(after.running_mean[c]) && std::isfinite(after.running_var[c]);
+    if (is_finite || !was_finite) continue;
+    return absl::InvalidArgumentError(absl::StrCat(what, " would make running_mean[", c, "] ", after.running_mean[c],
+                                                   " and running_var[", c, "] ", after.running_var[c],
+                                                   ", want finite numbers (non_finite_policy is not PROPAGATE)"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace normd::registry

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "server/layer/layer_config.h"
 #include "server/layer/layer_state.h"
@@ -30,6 +32,11 @@ struct BatchMoments {
 // REQUIRES config.track_running_stats; with VarianceEstimator::kSample and another averaging than kPooled, count >= 2.
 layer::Statistics Fold(const layer::LayerConfig& config, const layer::Statistics& statistics,
                        const BatchMoments& batch);
+
+// INVALID_ARGUMENT if a fold takes a channel out of the finite numbers, which batches far apart can do though each is
+// finite, and the layer does not want that (NonFinitePolicy::kPropagate). `what` does it: "folding x in".
+absl::Status CheckStaysFinite(const layer::LayerConfig& config, absl::string_view what, const layer::Statistics& before,
+                              const layer::Statistics& after);
 
 }  // namespace normd::registry
 

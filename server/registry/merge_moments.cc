@@ -144,20 +144,6 @@ absl::StatusOr<Batch> ToBatch(const LayerConfig& config, const Moments& moments)
   return batch;
 }
 
-// Refuses what takes a channel out of the finite numbers: means far apart can do that though each is finite.
-absl::Status CheckStaysFinite(const LayerConfig& config, const Statistics& before, const Statistics& after) {
-  if (config.non_finite_policy == NonFinitePolicy::kPropagate) return absl::OkStatus();
-  for (size_t c = 0; c < after.running_mean.size(); ++c) {
-    const bool was_finite = std::isfinite(before.running_mean[c]) && std::isfinite(before.running_var[c]);
-    const bool is_finite = std::isfinite(after.running_mean[c]) && std::isfinite(after.running_var[c]);
-    if (is_finite || !was_finite) continue;
-    return absl::InvalidArgumentError(absl::StrCat(
-        "merging the moments would make running_mean[", c, "] ", after.running_mean[c], " and running_var[", c, "] ",
-        after.running_var[c], ", want finite numbers (non_finite_policy is not PROPAGATE)"));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status Change(const MergeMomentsInput& input, LayerSnapshot* next) {
   absl::StatusOr<Batch> batch = ToBatch(*next->config, input.moments);
   if (!batch.ok()) return batch.status();
@@ -166,7 +152,8 @@ absl::Status Change(const MergeMomentsInput& input, LayerSnapshot* next) {
                                                    .mean = batch->mean,
                                                    .var = batch->var,
                                                    .skipped_channels = batch->skipped_channels}));
-  if (absl::Status status = CheckStaysFinite(*next->config, *next->statistics, *folded); !status.ok()) return status;
+  absl::Status status = CheckStaysFinite(*next->config, "merging the moments", *next->statistics, *folded);
+  if (!status.ok()) return status;
   if (!input.contributor.empty()) {
     absl::StatusOr<layer::Contributors> contributors = next->contributors->With(input.contributor, input.sequence);
     if (!contributors.ok()) return contributors.status();

@@ -51,21 +51,6 @@ absl::StatusOr<std::shared_ptr<const layer::Affine>> GivenAffine(const LayerSnap
       layer::Affine{.gamma = std::move(update.gamma), .beta = std::move(update.beta)});
 }
 
-// Refuses a fold that takes a channel out of the finite numbers: batches far apart can do that though each is finite.
-absl::Status CheckStaysFinite(const LayerSnapshot& snapshot, const Statistics& before, const Statistics& after) {
-  if (snapshot.config->non_finite_policy == NonFinitePolicy::kPropagate) return absl::OkStatus();
-  for (size_t c = 0; c < after.running_mean.size(); ++c) {
-    const bool was_finite = std::isfinite(before.running_mean[c]) && std::isfinite(before.running_var[c]);
-    const bool is_finite = std::isfinite(after.running_mean[c]) && std::isfinite(after.running_var[c]);
-    if (is_finite || !was_finite) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat(layer::LayerPrefix(snapshot.name), "folding x in would make running_mean[", c, "] ",
-                     after.running_mean[c], " and running_var[", c, "] ", after.running_var[c],
-                     ", want finite numbers (non_finite_policy is not PROPAGATE)"));
-  }
-  return absl::OkStatus();
-}
-
 // One TrainStep from its checked input to its result. The batch statistics are computed once, or known; should the
 // settings change under the call, what depends on them is done again.
 class Step {
@@ -216,8 +201,8 @@ class Step {
   absl::Status Change(LayerSnapshot* next) const {
     if (next->config->track_running_stats) {
       auto folded = std::make_shared<Statistics>(Fold(*next->config, *next->statistics, Moments()));
-      absl::Status status = CheckStaysFinite(*next, *next->statistics, *folded);
-      if (!status.ok()) return status;
+      absl::Status status = CheckStaysFinite(*next->config, "folding x in", *next->statistics, *folded);
+      if (!status.ok()) return layer::ForLayer(next->name, status);
       next->statistics = std::move(folded);
     }
     if (given_affine_ != nullptr && *given_affine_ != *next->affine) next->affine = given_affine_;

@@ -3,7 +3,7 @@
 set -eu
 server=$1 app=$2 socket=$3
 
-"$server" --listen "" --unix-socket "$socket" &
+"$server" --store memory --listen "" --unix-socket "$socket" &
 pid=$!
 trap 'kill "$pid" 2>/dev/null; wait "$pid" || true' EXIT
 # Until the server listens, 5 s at most.
