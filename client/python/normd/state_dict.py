@@ -1,0 +1,313 @@
+"""Batch norms of PyTorch's state_dicts and modules as layers, and layers as state_dicts.
+
+    report = import_state_dict(client, normd.state_files.load("resnet50.safetensors"), prefix="resnet50.")
+    print(report)
+    arrays = export_state_dict(client, prefix="resnet50.")
+
+From the command line: python3 -m normd.state_dict import|export|inspect --help
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional
+
+import numpy as np
+import numpy.typing as npt
+
+from normd import state_files
+from normd.client import Client
+from normd.errors import AlreadyExistsError, Code, Error, NotFoundError
+from normd.types import Averaging, Layer, LayerState
+
+__all__ = ["ImportReport", "ImportedLayer", "export_state_dict", "import_module", "import_state_dict"]
+
+Array = npt.NDArray[Any]
+OnExisting = Literal["error", "skip", "overwrite"]
+NegativeVariance = Literal["error", "clamp"]
+
+_MEAN, _VAR, _BATCHES, _WEIGHT, _BIAS = "running_mean", "running_var", "num_batches_tracked", "weight", "bias"
+
+
+@dataclass(frozen=True)
+class ImportedLayer:
+    """One batch norm and what became of it."""
+
+    name: str
+    num_channels: int
+    eps: float
+    # PyTorch's momentum, which weighs the new batch as update_weight does; None: the cumulative average.
+    momentum: Optional[float]
+    # The keys of the state_dict that it was made of.
+    keys: tuple[str, ...]
+    # "created", "overwritten" or "skipped".
+    outcome: str
+    # What was missing and which default was taken, what was clamped.
+    remarks: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        average = "cumulative average" if self.momentum is None else f"update_weight {self.momentum:g}"
+        return "; ".join([f"{self.name}: {self.outcome}, {self.num_channels} channels, eps {self.eps:g}, {average}",
+                          *self.remarks])
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What an import has done. str() is for people."""
+
+    layers: tuple[ImportedLayer, ...]
+    # Keys that belong to no batch norm.
+    ignored: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join([
+            f"{len(self.layers)} batch norms, {len(self.ignored)} other keys left out; momentum became update_weight "
+            "(both weigh the new batch), running_var is the sample variance",
+            *(f"  {layer}" for layer in self.layers),
+        ])
+
+
+@dataclass
+class _Found:
+    """A batch norm, checked."""
+
+    name: str
+    state: LayerState
+    keys: tuple[str, ...]
+    eps: float
+    momentum: Optional[float]
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def num_channels(self) -> int:
+        return len(self.state.running_mean)
+
+
+def import_state_dict(client: Client, arrays: Mapping[str, Array], *, prefix: str = "", momentum: Optional[float] = 0.1,
+                      eps: float = 1e-5, negative_variance: NegativeVariance = "error",
+                      on_existing: OnExisting = "error") -> ImportReport:
+    """Makes a layer of every batch norm of a state_dict: every X with X.running_mean and X.running_var.
+
+    All of them are checked before the first layer is made. An error of the server later on leaves the layers that were
+    made before it; the same call with on_existing="skip" goes on.
+
+    Args:
+        arrays: by key, as state_files.load returns them.
+        prefix: put before each name: "resnet50.".
+        momentum: of all the batch norms, as PyTorch means it: the weight of the new batch; None: cumulative average.
+            A state_dict does not hold it.
+        eps: likewise.
+        negative_variance: "clamp" takes 0 for a variance below 0, which sums that were rounded can give.
+        on_existing: what to do with a layer that exists: refuse, leave it alone, or overwrite its state (its settings
+            stay as they are).
+
+    Raises:
+        ValueError: no batch norm, lists of different lengths, a value that is not finite, a variance below 0.
+        AlreadyExistsError: a layer exists and on_existing is "error"; no layer was made.
+    """
+    found = [_read(arrays, key[:-len(_MEAN)], prefix, eps, momentum, negative_variance)
+             for key in arrays if key == _MEAN or key.endswith(f".{_MEAN}")]
+    if not found:
+        raise ValueError(f"no key ends with .{_MEAN}: the state_dict holds no batch norm with running statistics")
+    return _store(client, found, arrays, on_existing)
+
+
+def import_module(client: Client, module: Any, *, prefix: str = "", negative_variance: NegativeVariance = "error",
+                  on_existing: OnExisting = "error") -> ImportReport:
+    """The same for a torch.nn.Module: each batch norm in it that has running statistics, with its own eps and momentum.
+
+    The way back is `module.load_state_dict({k: torch.from_numpy(v) for k, v in export_state_dict(client,
+    prefix=prefix).items()}, strict=False)`.
+    """
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    arrays = {key: value.detach().cpu().numpy() for key, value in module.state_dict().items()}
+    found = [_read(arrays, f"{name}." if name else "", prefix, one.eps, one.momentum, negative_variance)
+             for name, one in module.named_modules() if isinstance(one, _BatchNorm) and one.running_mean is not None]
+    if not found:
+        raise ValueError("the module holds no batch norm with running statistics")
+    return _store(client, found, arrays, on_existing)
+
+
+def export_state_dict(client: Client, *, prefix: str = "", dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
+    """The layers whose name starts with `prefix`, without it, under the keys of a PyTorch state_dict.
+
+    Floating-point values are rounded to `dtype`; the server's are float64. num_batches_tracked is int64. A layer that
+    was named by the prefix alone gets keys without a name. Layers without running statistics and affine have no keys.
+
+    Raises:
+        NotFoundError: there is no such layer.
+    """
+    arrays: dict[str, Array] = {}
+    found = False
+    for layer in client.list_layers(prefix, with_state=True):
+        found = True
+        arrays.update(_write(layer, layer.name[len(prefix):], np.dtype(dtype)))
+    if not found:
+        raise NotFoundError(Code.NOT_FOUND, f"no layer's name starts with {prefix!r}")
+    return arrays
+
+
+def _read(arrays: Mapping[str, Array], stem: str, prefix: str, eps: float, momentum: Optional[float],
+          negative_variance: NegativeVariance) -> _Found:
+    """The batch norm whose keys start with `stem`, which is empty or ends with a dot."""
+    name = prefix + stem[:-1]
+    if not name:
+        raise ValueError(f"the key {_MEAN!r} has no name before it: want a prefix to name its layer")
+    remarks: list[str] = []
+    mean = _values(arrays, stem + _MEAN)
+    if stem + _VAR not in arrays:
+        raise ValueError(f"{stem + _MEAN} has no {stem + _VAR} beside it")
+    var = _values(arrays, stem + _VAR, len(mean))
+    negative = np.flatnonzero(var < 0)
+    if negative.size and negative_variance == "error":
+        raise ValueError(f"{stem + _VAR}[{negative[0]}] is {var[negative[0]]:g} ({negative.size} such channels), want a "
+                         "variance of 0 or more, or negative_variance=\"clamp\"")
+    if negative.size:
+        var = np.maximum(var, 0)
+        remarks.append(f"{negative.size} negative variances became 0")
+    keys = [stem + _MEAN, stem + _VAR]
+    batches = 0
+    if stem + _BATCHES in arrays:
+        keys.append(stem + _BATCHES)
+        batches = int(np.asarray(arrays[stem + _BATCHES]).item())
+        if batches < 0:
+            raise ValueError(f"{stem + _BATCHES} is {batches}, want 0 or more")
+    else:
+        remarks.append(f"no {_BATCHES}, taken as 0")
+    gamma = beta = np.empty(0)
+    if stem + _WEIGHT in arrays or stem + _BIAS in arrays:
+        for key in (stem + _WEIGHT, stem + _BIAS):
+            if key in arrays:
+                keys.append(key)
+            else:
+                remarks.append(f"no {key[len(stem):]}, taken as {1 if key.endswith(_WEIGHT) else 0}")
+        gamma = _values(arrays, stem + _WEIGHT, len(mean), default=1)
+        beta = _values(arrays, stem + _BIAS, len(mean), default=0)
+    else:
+        remarks.append("no weight and bias: not affine")
+    state = LayerState(running_mean=mean, running_var=var, num_batches_tracked=batches, gamma=gamma, beta=beta)
+    return _Found(name, state, tuple(keys), eps, momentum, remarks)
+
+
+def _values(arrays: Mapping[str, Array], key: str, length: Optional[int] = None, default: Optional[float] = None,
+            ) -> npt.NDArray[np.float64]:
+    """A list of finite numbers in float64."""
+    if key not in arrays and default is not None and length is not None:
+        return np.full(length, float(default))
+    array = np.asarray(arrays[key])
+    if array.dtype.kind != "f" or array.ndim != 1 or (length is not None and len(array) != length):
+        want = "a list" if length is None else f"{length} values, as many as {_MEAN} has,"
+        raise ValueError(f"{key} has shape {array.shape} and dtype {array.dtype}, want {want} of floating-point numbers")
+    values = array.astype(np.float64)
+    bad = np.flatnonzero(~np.isfinite(values))
+    if bad.size:
+        raise ValueError(f"{key}[{bad[0]}] is {values[bad[0]]} ({bad.size} such channels), want finite numbers")
+    return values
+
+
+def _store(client: Client, found: Sequence[_Found], arrays: Iterable[str], on_existing: OnExisting) -> ImportReport:
+    existing = {one.name for one in found if _exists(client, one.name)}
+    if existing and on_existing == "error":
+        names = ", ".join(sorted(existing)[:3])
+        raise AlreadyExistsError(
+            Code.ALREADY_EXISTS, f"{len(existing)} of {len(found)} layers exist already ({names}, ...): nothing was made; "
+                                 "skip or overwrite them, or give another prefix")
+    layers = []
+    for one in found:
+        outcome = "created"
+        if one.name in existing and on_existing == "skip":
+            outcome = "skipped"
+        elif one.name in existing:
+            client.set_state(one.name, one.state, reset_optimizer=True)
+            outcome = "overwritten"
+        else:
+            settings: dict[str, Any] = {"eps": one.eps, "affine": one.state.gamma.size > 0}
+            if one.momentum is None:
+                settings["averaging"] = Averaging.CUMULATIVE
+            else:
+                settings["update_weight"] = one.momentum
+            client.create_layer(one.name, one.num_channels, "pytorch", initial_state=one.state, **settings)
+        layers.append(ImportedLayer(one.name, one.num_channels, one.eps, one.momentum, one.keys, outcome,
+                                    tuple(one.remarks)))
+    used = {key for one in found for key in one.keys}
+    return ImportReport(tuple(layers), tuple(key for key in arrays if key not in used))
+
+
+def _exists(client: Client, name: str) -> bool:
+    try:
+        client.get_layer(name, with_state=False)
+    except NotFoundError:
+        return False
+    return True
+
+
+def _write(layer: Layer, name: str, dtype: np.dtype[Any]) -> dict[str, Array]:
+    assert layer.state is not None
+    state = layer.state
+    stem = f"{name}." if name else ""
+    arrays: dict[str, Array] = {}
+    if layer.config.affine:
+        arrays[stem + _WEIGHT] = state.gamma.astype(dtype)
+        arrays[stem + _BIAS] = state.beta.astype(dtype)
+    if layer.config.track_running_stats:
+        arrays[stem + _MEAN] = state.running_mean.astype(dtype)
+        arrays[stem + _VAR] = state.running_var.astype(dtype)
+        arrays[stem + _BATCHES] = np.asarray(state.num_batches_tracked, np.int64)
+    return arrays
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python3 -m normd.state_dict", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("file", help=".npz or .safetensors")
+        if name != "inspect":
+            sub.add_argument("--target", default="127.0.0.1:50051", help="HOST:PORT or unix:/path (default %(default)s)")
+            sub.add_argument("--prefix", default="", help="before each layer's name: resnet50.")
+        return sub
+
+    imports = command("import", "Make a layer of every batch norm of a PyTorch state_dict")
+    imports.add_argument("--momentum", default="0.1", help="PyTorch's, the weight of the new batch, or none for the "
+                                                           "cumulative average (default %(default)s)")
+    imports.add_argument("--eps", type=float, default=1e-5, help="default %(default)s")
+    imports.add_argument("--negative-variance", choices=["error", "clamp"], default="error", help="default %(default)s")
+    imports.add_argument("--on-existing", choices=["error", "skip", "overwrite"], default="error",
+                         help="default %(default)s")
+    exports = command("export", "Write layers as a PyTorch state_dict")
+    exports.add_argument("--dtype", choices=["float32", "float64"], default="float32", help="default %(default)s")
+    command("inspect", "Show the arrays of a file")
+    return parser
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """The command line; returns the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        if args.command == "inspect":
+            for key, array in state_files.load(args.file).items():
+                print(f"{key}  {array.dtype}  {list(array.shape)}")
+            return 0
+        with Client(args.target) as client:
+            if args.command == "export":
+                arrays = export_state_dict(client, prefix=args.prefix, dtype=args.dtype)
+                state_files.save(args.file, arrays)
+                print(f"{args.file}: {len(arrays)} arrays, {args.dtype}")
+            else:
+                momentum = None if args.momentum.lower() == "none" else float(args.momentum)
+                print(import_state_dict(client, state_files.load(args.file), prefix=args.prefix, momentum=momentum,
+                                        eps=args.eps, negative_variance=args.negative_variance,
+                                        on_existing=args.on_existing))
+    except (Error, OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
