@@ -50,8 +50,8 @@ def test_all_of_resnet50_in_one_command(client: normd.Client, server: Any, layer
     prefix = f"{layer}."
     assert state_dict.main(["import", str(source), "--target", server.tcp, "--prefix", prefix]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("53 batch norms, 55 other keys left out")
-    assert f"{prefix}layer1.0.bn1: created, 64 channels, eps 1e-05, update_weight 0.1" in said
+    assert said.startswith("53 batch norms, 55 other keys left out\n")
+    assert f"{prefix}layer1.0.bn1: created, 64 channels, preset pytorch, eps 1e-05, update_weight 0.1" in said
 
     x = np.random.default_rng(1).normal(size=(2, 64, 5, 5)).astype(np.float32)
     with torch.no_grad():
@@ -80,7 +80,7 @@ def test_a_module_brings_its_own_settings(client: normd.Client, layer: str) -> N
     net(x)
     report = state_dict.import_module(client, net, prefix=f"{layer}.")
     assert [one.name for one in report.layers] == [f"{layer}.0", f"{layer}.1"]
-    assert "not affine" in str(report) and "cumulative average" in str(report)
+    assert "not affine" in str(report) and "equal weights" in str(report)
     # Training goes on as it would have in PyTorch.
     net(x + 1)
     client.train_step(f"{layer}.0", (x + 1).numpy())

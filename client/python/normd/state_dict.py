@@ -11,79 +11,22 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Optional
+from collections.abc import Mapping, Sequence
+from typing import Any, Optional
 
 import numpy as np
 import numpy.typing as npt
 
 from normd import state_files
+from normd._importing import (Array, Found, ImportedLayer, ImportReport, NegativeVariance, OnExisting, store, values,
+                              variances)
 from normd.client import Client
-from normd.errors import AlreadyExistsError, Code, Error, NotFoundError
+from normd.errors import Code, Error, NotFoundError
 from normd.types import Averaging, Layer, LayerState
 
 __all__ = ["ImportReport", "ImportedLayer", "export_state_dict", "import_module", "import_state_dict"]
 
-Array = npt.NDArray[Any]
-OnExisting = Literal["error", "skip", "overwrite"]
-NegativeVariance = Literal["error", "clamp"]
-
 _MEAN, _VAR, _BATCHES, _WEIGHT, _BIAS = "running_mean", "running_var", "num_batches_tracked", "weight", "bias"
-
-
-@dataclass(frozen=True)
-class ImportedLayer:
-    """One batch norm and what became of it."""
-
-    name: str
-    num_channels: int
-    eps: float
-    # PyTorch's momentum, which weighs the new batch as update_weight does; None: the cumulative average.
-    momentum: Optional[float]
-    # The keys of the state_dict that it was made of.
-    keys: tuple[str, ...]
-    # "created", "overwritten" or "skipped".
-    outcome: str
-    # What was missing and which default was taken, what was clamped.
-    remarks: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        average = "cumulative average" if self.momentum is None else f"update_weight {self.momentum:g}"
-        return "; ".join([f"{self.name}: {self.outcome}, {self.num_channels} channels, eps {self.eps:g}, {average}",
-                          *self.remarks])
-
-
-@dataclass(frozen=True)
-class ImportReport:
-    """What an import has done. str() is for people."""
-
-    layers: tuple[ImportedLayer, ...]
-    # Keys that belong to no batch norm.
-    ignored: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return "\n".join([
-            f"{len(self.layers)} batch norms, {len(self.ignored)} other keys left out; momentum became update_weight "
-            "(both weigh the new batch), running_var is the sample variance",
-            *(f"  {layer}" for layer in self.layers),
-        ])
-
-
-@dataclass
-class _Found:
-    """A batch norm, checked."""
-
-    name: str
-    state: LayerState
-    keys: tuple[str, ...]
-    eps: float
-    momentum: Optional[float]
-    remarks: list[str] = field(default_factory=list)
-
-    @property
-    def num_channels(self) -> int:
-        return len(self.state.running_mean)
 
 
 def import_state_dict(client: Client, arrays: Mapping[str, Array], *, prefix: str = "", momentum: Optional[float] = 0.1,
@@ -112,7 +55,7 @@ def import_state_dict(client: Client, arrays: Mapping[str, Array], *, prefix: st
              for key in arrays if key == _MEAN or key.endswith(f".{_MEAN}")]
     if not found:
         raise ValueError(f"no key ends with .{_MEAN}: the state_dict holds no batch norm with running statistics")
-    return _store(client, found, arrays, on_existing)
+    return store(client, found, arrays, on_existing)
 
 
 def import_module(client: Client, module: Any, *, prefix: str = "", negative_variance: NegativeVariance = "error",
@@ -129,7 +72,7 @@ def import_module(client: Client, module: Any, *, prefix: str = "", negative_var
              for name, one in module.named_modules() if isinstance(one, _BatchNorm) and one.running_mean is not None]
     if not found:
         raise ValueError("the module holds no batch norm with running statistics")
-    return _store(client, found, arrays, on_existing)
+    return store(client, found, arrays, on_existing)
 
 
 def export_state_dict(client: Client, *, prefix: str = "", dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
@@ -152,23 +95,16 @@ def export_state_dict(client: Client, *, prefix: str = "", dtype: npt.DTypeLike 
 
 
 def _read(arrays: Mapping[str, Array], stem: str, prefix: str, eps: float, momentum: Optional[float],
-          negative_variance: NegativeVariance) -> _Found:
+          negative_variance: NegativeVariance) -> Found:
     """The batch norm whose keys start with `stem`, which is empty or ends with a dot."""
     name = prefix + stem[:-1]
     if not name:
         raise ValueError(f"the key {_MEAN!r} has no name before it: want a prefix to name its layer")
     remarks: list[str] = []
-    mean = _values(arrays, stem + _MEAN)
+    mean = values(arrays, stem + _MEAN)
     if stem + _VAR not in arrays:
         raise ValueError(f"{stem + _MEAN} has no {stem + _VAR} beside it")
-    var = _values(arrays, stem + _VAR, len(mean))
-    negative = np.flatnonzero(var < 0)
-    if negative.size and negative_variance == "error":
-        raise ValueError(f"{stem + _VAR}[{negative[0]}] is {var[negative[0]]:g} ({negative.size} such channels), want a "
-                         "variance of 0 or more, or negative_variance=\"clamp\"")
-    if negative.size:
-        var = np.maximum(var, 0)
-        remarks.append(f"{negative.size} negative variances became 0")
+    var = variances(arrays, stem + _VAR, len(mean), negative_variance, remarks)
     keys = [stem + _MEAN, stem + _VAR]
     batches = 0
     if stem + _BATCHES in arrays:
@@ -185,64 +121,13 @@ def _read(arrays: Mapping[str, Array], stem: str, prefix: str, eps: float, momen
                 keys.append(key)
             else:
                 remarks.append(f"no {key[len(stem):]}, taken as {1 if key.endswith(_WEIGHT) else 0}")
-        gamma = _values(arrays, stem + _WEIGHT, len(mean), default=1)
-        beta = _values(arrays, stem + _BIAS, len(mean), default=0)
+        gamma = values(arrays, stem + _WEIGHT, len(mean), default=1)
+        beta = values(arrays, stem + _BIAS, len(mean), default=0)
     else:
         remarks.append("no weight and bias: not affine")
     state = LayerState(running_mean=mean, running_var=var, num_batches_tracked=batches, gamma=gamma, beta=beta)
-    return _Found(name, state, tuple(keys), eps, momentum, remarks)
-
-
-def _values(arrays: Mapping[str, Array], key: str, length: Optional[int] = None, default: Optional[float] = None,
-            ) -> npt.NDArray[np.float64]:
-    """A list of finite numbers in float64."""
-    if key not in arrays and default is not None and length is not None:
-        return np.full(length, float(default))
-    array = np.asarray(arrays[key])
-    if array.dtype.kind != "f" or array.ndim != 1 or (length is not None and len(array) != length):
-        want = "a list" if length is None else f"{length} values, as many as {_MEAN} has,"
-        raise ValueError(f"{key} has shape {array.shape} and dtype {array.dtype}, want {want} of floating-point numbers")
-    values = array.astype(np.float64)
-    bad = np.flatnonzero(~np.isfinite(values))
-    if bad.size:
-        raise ValueError(f"{key}[{bad[0]}] is {values[bad[0]]} ({bad.size} such channels), want finite numbers")
-    return values
-
-
-def _store(client: Client, found: Sequence[_Found], arrays: Iterable[str], on_existing: OnExisting) -> ImportReport:
-    existing = {one.name for one in found if _exists(client, one.name)}
-    if existing and on_existing == "error":
-        names = ", ".join(sorted(existing)[:3])
-        raise AlreadyExistsError(
-            Code.ALREADY_EXISTS, f"{len(existing)} of {len(found)} layers exist already ({names}, ...): nothing was made; "
-                                 "skip or overwrite them, or give another prefix")
-    layers = []
-    for one in found:
-        outcome = "created"
-        if one.name in existing and on_existing == "skip":
-            outcome = "skipped"
-        elif one.name in existing:
-            client.set_state(one.name, one.state, reset_optimizer=True)
-            outcome = "overwritten"
-        else:
-            settings: dict[str, Any] = {"eps": one.eps, "affine": one.state.gamma.size > 0}
-            if one.momentum is None:
-                settings["averaging"] = Averaging.CUMULATIVE
-            else:
-                settings["update_weight"] = one.momentum
-            client.create_layer(one.name, one.num_channels, "pytorch", initial_state=one.state, **settings)
-        layers.append(ImportedLayer(one.name, one.num_channels, one.eps, one.momentum, one.keys, outcome,
-                                    tuple(one.remarks)))
-    used = {key for one in found for key in one.keys}
-    return ImportReport(tuple(layers), tuple(key for key in arrays if key not in used))
-
-
-def _exists(client: Client, name: str) -> bool:
-    try:
-        client.get_layer(name, with_state=False)
-    except NotFoundError:
-        return False
-    return True
+    settings: dict[str, Any] = {} if momentum is not None else {"averaging": Averaging.CUMULATIVE}
+    return Found(name, state, tuple(keys), eps, momentum, remarks, settings=settings)
 
 
 def _write(layer: Layer, name: str, dtype: np.dtype[Any]) -> dict[str, Array]:
