@@ -1,4 +1,4 @@
-"""ONNX, Keras and Stable-Baselines3, judged by ONNX's own reference and by the frameworks' formulas."""
+"""ONNX, Keras and Stable-Baselines3, judged by the formulas of their documentation."""
 
 from __future__ import annotations
 
@@ -55,6 +55,15 @@ def test_onnx_without_names_and_without_batch_norms(client: normd.Client, layer:
     report = imports.import_onnx(client, model(name=""), prefix=f"{layer}.")
     assert report.layers[0].name == f"{layer}.bn"
     assert client.get_layer(f"{layer}.bn").config.update_weight == pytest.approx(0.1, rel=1e-15)
+    odd = imports.import_onnx(client, model(name="/block/bn:0"), prefix=f"{layer}.")
+    assert odd.layers[0].name == f"{layer}.block.bn_0"
+    twice = model()
+    twice.graph.node.append(twice.graph.node[1])
+    with pytest.raises(ValueError, match="several batch norms have the name"):
+        imports.import_onnx(client, twice, prefix=f"{layer}.twice.")
+    computed = model(name="first")
+    computed.graph.node.append(helper.make_node("BatchNormalization", ["x", "a", "b", "c", "d"], ["z"], name="second"))
+    assert "node 'second' with computed parameters" in imports.import_onnx(client, computed, prefix=f"{layer}.c.").ignored
     empty = model()
     del empty.graph.node[1]
     with pytest.raises(ValueError, match="no BatchNormalization node"):

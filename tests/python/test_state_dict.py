@@ -108,6 +108,9 @@ def one(**changes: Any) -> dict[str, Any]:
     (one(weight=np.array([1.0])), r"bn.weight has shape \(1,\) .* want 2 values"),
     (one(bias=np.array([1, 2])), "bn.bias has shape .* dtype int64"),
     (one(num_batches_tracked=np.array(-1)), "num_batches_tracked is -1"),
+    (one(num_batches_tracked=np.array(5.5)), "num_batches_tracked is 5.5, float64, want one integer"),
+    (one(num_batches_tracked=np.array([1, 2])), "want one integer"),
+    ({f"b:0.{key[3:]}": value for key, value in one().items()}, "b:0' cannot be a layer's name"),
 ])
 def test_what_makes_no_sense_is_refused_before_anything_is_made(client: normd.Client, layer: str,
                                                                 arrays: dict[str, Any], message: str) -> None:
@@ -127,6 +130,42 @@ def test_a_negative_variance_is_clamped_on_request(client: normd.Client, layer: 
     assert state is not None
     np.testing.assert_array_equal(state.running_var, [1, 0])
     np.testing.assert_array_equal(state.beta, [0, 0])
+
+
+def test_prefixes(client: normd.Client, layer: str) -> None:
+    bare = {key[3:]: value for key, value in one().items()}
+    state_dict.import_state_dict(client, bare, prefix=f"{layer}.")
+    assert set(state_dict.export_state_dict(client, prefix=f"{layer}.")) == set(bare)
+    for bad in (layer, f"{layer}.x"):
+        with pytest.raises(ValueError, match="ends with a dot"):
+            state_dict.import_state_dict(client, one(), prefix=bad)
+        with pytest.raises(ValueError, match="ends with a dot"):
+            state_dict.export_state_dict(client, prefix=bad)
+    with pytest.raises(ValueError, match="has no name"):
+        state_dict.import_state_dict(client, bare)
+
+
+def test_bfloat16_and_values_too_large(client: normd.Client, layer: str) -> None:
+    net = torch.nn.BatchNorm1d(2).bfloat16()
+    net.running_mean = torch.tensor([0.333, 3e38], dtype=torch.bfloat16)
+    state_dict.import_module(client, net, prefix=f"{layer}.a.")
+    exported = state_dict.export_state_dict(client, prefix=f"{layer}.a.")
+    np.testing.assert_array_equal(exported["running_mean"], net.running_mean.float().numpy())
+    with pytest.raises(ValueError, match="too large for float16"):
+        state_dict.export_state_dict(client, prefix=f"{layer}.a.", dtype=np.float16)
+
+
+def test_an_overwrite_looks_at_all_layers_first(client: normd.Client, layer: str) -> None:
+    client.create_layer(f"{layer}.a", 2, eps=0.5)
+    client.create_layer(f"{layer}.b", 3)
+    both = {f"{stem}.{key[3:]}": value for stem in "ab" for key, value in one().items()}
+    with pytest.raises(ValueError, match="b has 3 channels, affine True .* want 2, True"):
+        state_dict.import_state_dict(client, both, prefix=f"{layer}.", on_existing="overwrite")
+    assert client.get_layer(f"{layer}.a").version == 1
+    report = state_dict.import_state_dict(client, {f"a.{key[3:]}": value for key, value in one().items()},
+                                          prefix=f"{layer}.", on_existing="overwrite")
+    # The layer keeps its settings.
+    assert "preset reference, eps 0.5" in str(report)
 
 
 def test_layers_that_exist(client: normd.Client, layer: str) -> None:
@@ -150,7 +189,7 @@ def test_the_command_line_says_what_is_wrong(server: Any, layer: str, tmp_path: 
     bad.write_bytes(pickle.dumps({}))
     for arguments, message in [(["inspect", str(bad)], "may hold a pickle"),
                                (["inspect", str(tmp_path / "none.npz")], "No such file"),
-                               (["export", str(tmp_path / "x.npz"), "--target", server.tcp, "--prefix", layer],
+                               (["export", str(tmp_path / "x.npz"), "--target", server.tcp, "--prefix", f"{layer}."],
                                 "no layer's name starts with")]:
         assert state_dict.main(arguments) == 1
         assert message in capsys.readouterr().err
@@ -199,6 +238,10 @@ def tensor(begin: int, end: int, **changes: Any) -> dict[str, Any]:
     ([], b"", "not a JSON object"),
     ({"a": 1}, b"", "want dtype, shape and data_offsets"),
     ({"a": tensor(0, 4, dtype="F8")}, bytes(4), "dtype is 'F8'"),
+    ({"a": tensor(0, 4, dtype=["F32"])}, bytes(4), "dtype is"),
+    ({"a": tensor(0, 0, shape=[0, 2**70])}, b"", "want sizes"),
+    (b'{"a": {}, "a": {}}', b"", "twice"),
+    (b"[" * 100_000, b"", "not JSON"),
     ({"a": tensor(0, 4, shape=[-1])}, bytes(4), "want sizes"),
     ({"a": tensor(0, 4, shape=[True])}, bytes(4), "want sizes"),
     ({"a": tensor(0, 4, shape=[2])}, bytes(4), "want 8 bytes"),
@@ -222,6 +265,14 @@ def test_a_truncated_safetensors_file_is_refused(tmp_path: Path, data: bytes) ->
         state_files.load(tmp_path / "a.safetensors")
 
 
+def test_an_npz_takes_any_name(tmp_path: Path) -> None:
+    arrays = {"file": np.arange(3), "a.b": np.array(2.5)}
+    state_files.save(tmp_path / "a.npz", arrays)
+    with np.load(tmp_path / "a.npz") as archive:
+        assert set(archive.files) == set(arrays)
+        np.testing.assert_array_equal(archive["file"], [0, 1, 2])
+
+
 def test_no_pickle_in_an_npz(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=np.array([{}], dtype=object))
     with pytest.raises(state_files.StateFileError, match="without pickle"):
@@ -237,6 +288,8 @@ def test_what_cannot_be_written_leaves_the_file_alone(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(state_files.StateFileError, match="complex128"):
         state_files.save(path, {"x": np.zeros(1, complex)})
+    with pytest.raises(state_files.StateFileError, match="array 'x': Object arrays"):
+        state_files.save(tmp_path / "a.npz", {"x": np.array([{}], dtype=object)})
     with pytest.raises(state_files.StateFileError, match="want .npz or .safetensors"):
         state_files.save(tmp_path / "a.txt", {})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Optional
@@ -11,11 +12,15 @@ import numpy.typing as npt
 
 from normd.client import Client
 from normd.errors import AlreadyExistsError, Code, NotFoundError
-from normd.types import LayerState
+from normd.types import Layer, LayerConfig, LayerState
 
 Array = npt.NDArray[Any]
 OnExisting = Literal["error", "skip", "overwrite"]
 NegativeVariance = Literal["error", "clamp"]
+
+# As the server has it.
+_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+_MAX_NAME_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -104,35 +109,70 @@ def variances(arrays: Mapping[str, Array], key: str, length: int, negative_varia
     return np.maximum(var, 0)
 
 
+def layer_name(prefix: str, name: str) -> str:
+    """The layer's name for a batch norm, which may have none itself."""
+    check_prefix(prefix)
+    full = prefix + name if name else prefix[:-1]
+    if not full:
+        raise ValueError("a batch norm has no name: want a prefix to name its layer")
+    if not _NAME.fullmatch(full) or len(full) > _MAX_NAME_BYTES:
+        raise ValueError(f"{full!r} cannot be a layer's name: want segments of letters, digits, _ and - with dots between "
+                         f"them, {_MAX_NAME_BYTES} bytes at most")
+    return full
+
+
+def check_prefix(prefix: str) -> None:
+    """Raises unless a prefix takes whole segments of a name."""
+    if prefix and not prefix.endswith("."):
+        raise ValueError(f"the prefix is {prefix!r}, want one that ends with a dot")
+
+
 def store(client: Client, found: Sequence[Found], arrays: Iterable[str], on_existing: OnExisting) -> ImportReport:
-    existing = {one.name for one in found if _exists(client, one.name)}
+    """Makes the layers, after a look at all of those that exist already."""
+    names = [one.name for one in found]
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise ValueError(f"several batch norms have the name {min(repeated)!r}")
+    existing = {one.name: layer for one in found if (layer := _existing(client, one.name)) is not None}
     if existing and on_existing == "error":
-        names = ", ".join(sorted(existing)[:3])
+        shown = ", ".join(sorted(existing)[:3])
         raise AlreadyExistsError(
-            Code.ALREADY_EXISTS, f"{len(existing)} of {len(found)} layers exist already ({names}, ...): nothing was made; "
+            Code.ALREADY_EXISTS, f"{len(existing)} of {len(found)} layers exist already ({shown}, ...): nothing was made; "
                                  "skip or overwrite them, or give another prefix")
+    if on_existing == "overwrite":
+        for one in found:
+            if one.name in existing:
+                _check_fits(one, existing[one.name].config)
     layers = []
     for one in found:
-        outcome = "created"
-        if one.name in existing and on_existing == "skip":
-            outcome = "skipped"
-        elif one.name in existing:
-            client.set_state(one.name, one.state, reset_optimizer=True)
-            outcome = "overwritten"
+        if one.name not in existing:
+            outcome, layer = "created", _create(client, one)
+        elif on_existing == "skip":
+            outcome, layer = "skipped", existing[one.name]
         else:
-            settings: dict[str, Any] = {"eps": one.eps, "affine": one.state.gamma.size > 0, **one.settings}
-            if one.update_weight is not None:
-                settings["update_weight"] = one.update_weight
-            client.create_layer(one.name, one.num_channels, one.preset, initial_state=one.state, **settings)
-        layers.append(ImportedLayer(one.name, one.num_channels, one.eps, one.update_weight, one.preset, one.keys,
-                                    outcome, tuple(one.remarks)))
+            outcome, layer = "overwritten", client.set_state(one.name, one.state, reset_optimizer=True)
+        layers.append(ImportedLayer(one.name, layer.config.num_channels, layer.config.eps, layer.config.update_weight,
+                                    layer.preset, one.keys, outcome, tuple(one.remarks)))
     used = {key for one in found for key in one.keys}
     return ImportReport(tuple(layers), tuple(key for key in arrays if key not in used))
 
 
-def _exists(client: Client, name: str) -> bool:
+def _create(client: Client, one: Found) -> Layer:
+    settings: dict[str, Any] = {"eps": one.eps, "affine": one.state.gamma.size > 0, **one.settings}
+    if one.update_weight is not None:
+        settings["update_weight"] = one.update_weight
+    return client.create_layer(one.name, one.num_channels, one.preset, initial_state=one.state, **settings)
+
+
+def _check_fits(one: Found, config: LayerConfig) -> None:
+    affine = one.state.gamma.size > 0
+    if config.num_channels != one.num_channels or config.affine != affine or not config.track_running_stats:
+        raise ValueError(f"{one.name} has {config.num_channels} channels, affine {config.affine} and track_running_stats "
+                         f"{config.track_running_stats} on the server, want {one.num_channels}, {affine} and True")
+
+
+def _existing(client: Client, name: str) -> Optional[Layer]:
     try:
-        client.get_layer(name, with_state=False)
+        return client.get_layer(name, with_state=False)
     except NotFoundError:
-        return False
-    return True
+        return None

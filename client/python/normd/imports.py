@@ -6,14 +6,15 @@ PyTorch's stand in normd.state_dict.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any, Union
 
 import numpy as np
 import numpy.typing as npt
 
-from normd._importing import (Array, Found, ImportedLayer, ImportReport, NegativeVariance, OnExisting, store, values,
-                              variances)
+from normd._importing import (Array, Found, ImportedLayer, ImportReport, NegativeVariance, OnExisting, layer_name, store,
+                              values, variances)
 from normd.client import Client
 from normd.types import LayerState
 
@@ -24,7 +25,8 @@ def import_onnx(client: Client, model: Any, *, prefix: str = "", negative_varian
                 on_existing: OnExisting = "error") -> ImportReport:
     """Makes a layer of every BatchNormalization node whose scale, B, mean and variance are initialisers.
 
-    A layer is named by its node or, if that has no name, by its scale's initialiser without ".weight". ONNX's momentum
+    A layer is named by its node ("/a/bn:0" is a.bn_0) or, if that has no name, by its scale's initialiser without
+    ".weight". ONNX's momentum
     weighs the old value: update_weight is 1 minus it. The variance is the population's (opset 14 and later). Needs the
     package onnx. Everything is checked before the first layer is made.
 
@@ -42,13 +44,17 @@ def import_onnx(client: Client, model: Any, *, prefix: str = "", negative_varian
         model = onnx.load(os.fspath(model))
     arrays: dict[str, Array] = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
     found = []
+    left_out = []
     for node in model.graph.node:
+        if node.op_type != "BatchNormalization":
+            continue
         inputs = list(node.input[1:5])
-        if node.op_type != "BatchNormalization" or any(name not in arrays for name in inputs):
+        if len(inputs) != 4 or any(name not in arrays for name in inputs):
+            left_out.append(f"node {node.name!r} with computed parameters")
             continue
         scale, bias, mean, var = inputs
         attributes = {one.name: one.f for one in node.attribute}
-        stem = node.name.strip("/").replace("/", ".") or scale.removesuffix(".weight")
+        stem = node.name or scale.removesuffix(".weight")
         remarks: list[str] = []
         running_mean = values(arrays, mean)
         length = len(running_mean)
@@ -58,11 +64,11 @@ def import_onnx(client: Client, model: Any, *, prefix: str = "", negative_varian
         momentum = attributes.get("momentum", 0.9)
         remarks.append(f"momentum {momentum:g} of the old value")
         # Attributes are float32: 0.9 there is 0.89999998.
-        found.append(Found(prefix + stem, state, tuple(inputs), _shortest(attributes.get("epsilon", 1e-5)),
+        found.append(Found(layer_name(prefix, _segments(stem)), state, tuple(inputs), _shortest(attributes.get("epsilon", 1e-5)),
                            1 - _shortest(momentum), remarks, preset="reference"))
     if not found:
         raise ValueError("the model has no BatchNormalization node whose parameters are initialisers")
-    return store(client, found, arrays, on_existing)
+    return store(client, found, [*arrays, *left_out], on_existing)
 
 
 def import_keras(client: Client, name: str, weights: Sequence[npt.ArrayLike], *, momentum: float = 0.99,
@@ -120,6 +126,11 @@ def import_running_mean_std(client: Client, name: str, statistics: Any, *, eps: 
     one = Found(name, state, ("mean", "var", "count"), eps, None, [f"{count:g} values"], preset="rl_observation",
                 settings={"clip": clip})
     return store(client, [one], arrays, on_existing)
+
+
+def _segments(name: str) -> str:
+    """An ONNX name as a dotted path: slashes and other characters become dots and _."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name.strip("/").replace("/", "."))
 
 
 def _shortest(value: Union[float, np.float32]) -> float:

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from normd import state_files
-from normd._importing import (Array, Found, ImportedLayer, ImportReport, NegativeVariance, OnExisting, store, values,
-                              variances)
+from normd._importing import (Array, Found, ImportedLayer, ImportReport, NegativeVariance, OnExisting, check_prefix,
+                              layer_name, store, values, variances)
 from normd.client import Client
 from normd.errors import Code, Error, NotFoundError
 from normd.types import Averaging, Layer, LayerState
@@ -67,7 +67,7 @@ def import_module(client: Client, module: Any, *, prefix: str = "", negative_var
     """
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    arrays = {key: value.detach().cpu().numpy() for key, value in module.state_dict().items()}
+    arrays = {key: _to_numpy(value) for key, value in module.state_dict().items()}
     found = [_read(arrays, f"{name}." if name else "", prefix, one.eps, one.momentum, negative_variance)
              for name, one in module.named_modules() if isinstance(one, _BatchNorm) and one.running_mean is not None]
     if not found:
@@ -83,10 +83,15 @@ def export_state_dict(client: Client, *, prefix: str = "", dtype: npt.DTypeLike 
 
     Raises:
         NotFoundError: there is no such layer.
+        ValueError: a value is too large for `dtype`.
     """
+    check_prefix(prefix)
     arrays: dict[str, Array] = {}
     found = False
-    for layer in client.list_layers(prefix, with_state=True):
+    # With the layer that is named by the prefix alone, whose name the prefix does not begin.
+    for layer in client.list_layers(prefix[:-1], with_state=True):
+        if layer.name != prefix[:-1] and not layer.name.startswith(prefix):
+            continue
         found = True
         arrays.update(_write(layer, layer.name[len(prefix):], np.dtype(dtype)))
     if not found:
@@ -94,12 +99,17 @@ def export_state_dict(client: Client, *, prefix: str = "", dtype: npt.DTypeLike 
     return arrays
 
 
+def _to_numpy(tensor: Any) -> Array:
+    tensor = tensor.detach().cpu()
+    # numpy has no bfloat16; float32 holds it exactly.
+    array: Array = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    return array
+
+
 def _read(arrays: Mapping[str, Array], stem: str, prefix: str, eps: float, momentum: Optional[float],
           negative_variance: NegativeVariance) -> Found:
     """The batch norm whose keys start with `stem`, which is empty or ends with a dot."""
-    name = prefix + stem[:-1]
-    if not name:
-        raise ValueError(f"the key {_MEAN!r} has no name before it: want a prefix to name its layer")
+    name = layer_name(prefix, stem[:-1])
     remarks: list[str] = []
     mean = values(arrays, stem + _MEAN)
     if stem + _VAR not in arrays:
@@ -109,9 +119,10 @@ def _read(arrays: Mapping[str, Array], stem: str, prefix: str, eps: float, momen
     batches = 0
     if stem + _BATCHES in arrays:
         keys.append(stem + _BATCHES)
-        batches = int(np.asarray(arrays[stem + _BATCHES]).item())
-        if batches < 0:
-            raise ValueError(f"{stem + _BATCHES} is {batches}, want 0 or more")
+        value = np.asarray(arrays[stem + _BATCHES])
+        if value.size != 1 or value.dtype.kind not in "iu" or value.item() < 0:
+            raise ValueError(f"{stem + _BATCHES} is {value}, {value.dtype}, want one integer of 0 or more")
+        batches = int(value.item())
     else:
         remarks.append(f"no {_BATCHES}, taken as 0")
     gamma = beta = np.empty(0)
@@ -136,11 +147,17 @@ def _write(layer: Layer, name: str, dtype: np.dtype[Any]) -> dict[str, Array]:
     stem = f"{name}." if name else ""
     arrays: dict[str, Array] = {}
     if layer.config.affine:
-        arrays[stem + _WEIGHT] = state.gamma.astype(dtype)
-        arrays[stem + _BIAS] = state.beta.astype(dtype)
+        arrays[stem + _WEIGHT] = state.gamma
+        arrays[stem + _BIAS] = state.beta
     if layer.config.track_running_stats:
-        arrays[stem + _MEAN] = state.running_mean.astype(dtype)
-        arrays[stem + _VAR] = state.running_var.astype(dtype)
+        arrays[stem + _MEAN] = state.running_mean
+        arrays[stem + _VAR] = state.running_var
+    for key, exact in arrays.items():
+        with np.errstate(over="ignore"):
+            arrays[key] = exact.astype(dtype)
+        if not np.array_equal(np.isfinite(arrays[key]), np.isfinite(exact)):
+            raise ValueError(f"{layer.name}: {key} has values up to {np.abs(exact).max():g}, too large for {dtype}")
+    if layer.config.track_running_stats:
         arrays[stem + _BATCHES] = np.asarray(state.num_batches_tracked, np.int64)
     return arrays
 
@@ -182,7 +199,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             if args.command == "export":
                 arrays = export_state_dict(client, prefix=args.prefix, dtype=args.dtype)
                 state_files.save(args.file, arrays)
-                print(f"{args.file}: {len(arrays)} arrays, {args.dtype}")
+                rounded = " (the server's float64 values, rounded)" if args.dtype == "float32" else ""
+                print(f"{args.file}: {len(arrays)} arrays, {args.dtype}{rounded}")
             else:
                 momentum = None if args.momentum.lower() == "none" else float(args.momentum)
                 print(import_state_dict(client, state_files.load(args.file), prefix=args.prefix, momentum=momentum,

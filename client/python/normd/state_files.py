@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Union
@@ -67,7 +68,7 @@ def save(path: PathLike, arrays: Mapping[str, Array]) -> None:
     try:
         with partial.open("wb") as out:
             if file.suffix == ".npz":
-                np.savez(out, **dict(arrays))
+                _write_npz(file, out, arrays)
             else:
                 _write_safetensors(file, out, arrays)
         partial.replace(file)
@@ -93,6 +94,18 @@ def _load_npz(file: Path) -> dict[str, Array]:
         raise StateFileError(f"{file}: cannot be read as .npz without pickle: {error}") from error
 
 
+def _write_npz(file: Path, out: Any, arrays: Mapping[str, Array]) -> None:
+    # Not numpy.savez, which pickles what it cannot write and has names that an array may not have.
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, array in arrays.items():
+            try:
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(  # type: ignore[no-untyped-call]
+                        member, np.asarray(array), allow_pickle=False)
+            except ValueError as error:
+                raise StateFileError(f"{file}: array {name!r}: {error}") from error
+
+
 def _load_safetensors(file: Path) -> dict[str, Array]:
     data = file.read_bytes()
     if len(data) < 8:
@@ -101,8 +114,8 @@ def _load_safetensors(file: Path) -> dict[str, Array]:
     if header_bytes > min(len(data) - 8, _MAX_HEADER_BYTES):
         raise StateFileError(f"{file}: says that its header has {header_bytes} bytes, but {len(data) - 8} follow")
     try:
-        header = json.loads(data[8:8 + header_bytes].decode("utf-8"))
-    except ValueError as error:
+        header = json.loads(data[8:8 + header_bytes].decode("utf-8"), object_pairs_hook=_without_repetitions)
+    except (ValueError, RecursionError) as error:
         raise StateFileError(f"{file}: the header is not JSON: {error}") from error
     if not isinstance(header, dict):
         raise StateFileError(f"{file}: the header is not a JSON object")
@@ -125,11 +138,18 @@ def _load_safetensors(file: Path) -> dict[str, Array]:
     return arrays
 
 
+def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key stands in it twice")
+    return result
+
+
 def _tensor(what: str, entry: Any, body: memoryview) -> tuple[Array, int, int]:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise StateFileError(f"{what}: want dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if dtype not in _DTYPES and dtype != _BFLOAT16:
+    if not isinstance(dtype, str) or (dtype not in _DTYPES and dtype != _BFLOAT16):
         raise StateFileError(f"{what}: dtype is {dtype!r}, want one of {', '.join([*_DTYPES, _BFLOAT16])}")
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         raise StateFileError(f"{what}: shape is {shape!r} and data_offsets {offsets!r}, want sizes")
@@ -145,7 +165,7 @@ def _tensor(what: str, entry: Any, body: memoryview) -> tuple[Array, int, int]:
 
 
 def _are_sizes(values: Any) -> bool:
-    return isinstance(values, list) and all(type(v) is int and v >= 0 for v in values)
+    return isinstance(values, list) and len(values) <= 32 and all(type(v) is int and 0 <= v < 2**48 for v in values)
 
 
 def _write_safetensors(file: Path, out: Any, arrays: Mapping[str, Array]) -> None:
