@@ -54,16 +54,21 @@ constexpr grpc_socket_mutator_vtable kVtable = {
     .mutate_fd = [](int fd, grpc_socket_mutator*) { return Enlarge(fd); },
     // All are alike.
     .compare = [](grpc_socket_mutator*, grpc_socket_mutator*) { return 0; },
-    .destroy = [](grpc_socket_mutator* mutator) { delete mutator; },
+    // There is one, for ever.
+    .destroy = [](grpc_socket_mutator*) {},
     .mutate_fd_2 = [](const grpc_mutate_socket_info* info, grpc_socket_mutator*) { return Enlarge(info->fd); },
 };
 
 }  // namespace
 
 void UseLargeUnixSocketBuffers(grpc::ChannelArguments* arguments) {
-  auto* mutator = new grpc_socket_mutator{.vtable = &kVtable, .refcount = {}};
-  gpr_ref_init(&mutator->refcount, 1);
-  // Takes it over.
+  static grpc_socket_mutator* const mutator = [] {
+    auto* made = new grpc_socket_mutator{.vtable = &kVtable, .refcount = {}};
+    gpr_ref_init(&made->refcount, 1);
+    return made;
+  }();
+  // Takes a reference over.
+  gpr_ref(&mutator->refcount);
   arguments->SetSocketMutator(mutator);
 }
 #else
