@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <unordered_map>
+#include <string>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "server/layer/layer_error.h"
 #include "server/registry/layer_entry.h"
@@ -18,11 +19,6 @@ constexpr std::size_t kMaxWaiting = 16384;
 constexpr int kRoundsForOthers = 4;
 // Between two looks whether the store is free for a sync that is due.
 constexpr std::chrono::milliseconds kSyncRetry(1);
-
-absl::Status NotStored(const layer::LayerSnapshot* snapshot, const absl::Status& cause) {
-  const std::string prefix = snapshot == nullptr ? "" : layer::LayerPrefix(snapshot->name);
-  return absl::Status(cause.code(), absl::StrCat(prefix, "nothing has changed: ", cause.message()));
-}
 
 }  // namespace
 
@@ -149,58 +145,66 @@ void Committer::Run() {
 }
 
 void Committer::Store(std::vector<Waiting> batch) {
-  // Of each layer the version that this batch has brought it to.
-  std::unordered_map<const LayerEntry*, store::StateStore::SnapshotPtr> newest;
-  // And the update in `updates` that does so.
-  std::unordered_map<const LayerEntry*, std::size_t> last_put;
+  // How far the batch brings a layer.
+  struct Progress {
+    LayerEntry::SnapshotPtr newest;
+    // The update that does so; absent: none.
+    std::optional<std::size_t> put;
+  };
+  absl::flat_hash_map<std::shared_ptr<LayerEntry>, Progress> layers;
+  // Of those that are accepted, one each.
   std::vector<store::Update> updates;
   std::vector<Waiting> accepted;
   std::vector<Waiting> orphans;
   for (Waiting& waiting : batch) {
-    const LayerEntry* const entry = waiting.change.entry.get();
-    store::Update& update = waiting.change.update;
-    if (entry != nullptr) {
-      auto [known, first] = newest.try_emplace(entry, nullptr);
-      if (first) known->second = waiting.change.entry->Snapshot();
-      if (known->second != update.replaces) {
+    if (const std::shared_ptr<LayerEntry>& entry = waiting.change.entry; entry != nullptr) {
+      store::Update& update = waiting.change.update;
+      const auto [layer, first] = layers.try_emplace(entry);
+      Progress& progress = layer->second;
+      if (first) progress.newest = entry->Snapshot();
+      if (progress.newest != update.replaces) {
         orphans.push_back(std::move(waiting));
         continue;
       }
-    }
-    if (entry != nullptr && update.put != nullptr) {
-      newest[entry] = update.put;
-      const auto [put, new_put] = last_put.try_emplace(entry, updates.size());
-      if (!new_put) {
-        // Only the newest of several versions has to be written, as the successor of what is stored.
-        store::Update& before = updates[put->second];
-        update.replaces = before.replaces;
-        before.put = nullptr;
-        put->second = updates.size();
+      if (update.put != nullptr) {
+        progress.newest = update.put;
+        if (progress.put.has_value()) {
+          // Only the newest of several versions has to be written, as the successor of what is stored.
+          store::Update& before = updates[*progress.put];
+          update.replaces = before.replaces;
+          before.put = nullptr;
+        }
+        progress.put = updates.size();
       }
     }
-    updates.push_back(update);
+    updates.push_back(std::move(waiting.change.update));
     accepted.push_back(std::move(waiting));
   }
 
   const absl::Status status = updates.empty() ? absl::OkStatus() : store_->Write(updates);
   if (status.ok()) {
-    for (const Waiting& waiting : accepted) {
-      const Change& change = waiting.change;
-      if (change.entry != nullptr && change.update.put != nullptr) change.entry->Publish(change.update.put);
-      waiting.pending->Resolve(absl::OkStatus());
+    for (const auto& [entry, progress] : layers) {
+      if (progress.put.has_value()) entry->Publish(progress.newest);
     }
   }
-  const auto take_back = [](const Waiting& waiting, const absl::Status& cause) {
-    const Change& change = waiting.change;
-    if (change.entry != nullptr) change.entry->TakeBack(change.update, waiting.pending);
-    waiting.pending->Resolve(NotStored(change.update.put.get(), cause));
-  };
-  if (!status.ok()) {
-    for (const Waiting& waiting : accepted) take_back(waiting, status);
+  for (std::size_t i = 0; i < accepted.size(); ++i) {
+    if (status.ok()) {
+      accepted[i].pending->Resolve(status);
+    } else {
+      TakeBack(accepted[i], updates[i], status);
+    }
   }
-  for (const Waiting& waiting : orphans) {
-    take_back(waiting, absl::UnavailableError("an earlier change could not be stored"));
+  for (const Waiting& orphan : orphans) {
+    TakeBack(orphan, orphan.change.update, absl::UnavailableError("an earlier change could not be stored"));
   }
+}
+
+void Committer::TakeBack(const Waiting& waiting, const store::Update& update, const absl::Status& cause) {
+  if (waiting.change.entry != nullptr) waiting.change.entry->TakeBack(update, waiting.pending);
+  // The layer, unless it is one that goes.
+  const store::StateStore::SnapshotPtr& snapshot = update.put != nullptr ? update.put : update.replaces;
+  const std::string prefix = snapshot == nullptr ? "" : layer::LayerPrefix(snapshot->name);
+  waiting.pending->Resolve(absl::Status(cause.code(), absl::StrCat(prefix, "nothing has changed: ", cause.message())));
 }
 
 }  // namespace normd::registry

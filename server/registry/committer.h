@@ -97,6 +97,8 @@ class Committer {
   void StoreWaiting(std::unique_lock<std::mutex>* lock) ABSL_NO_THREAD_SAFETY_ANALYSIS;
   // All or none of those whose predecessors are stored.
   void Store(std::vector<Waiting> batch);
+  // `update` is the one of `waiting`, which may have given it away.
+  static void TakeBack(const Waiting& waiting, const store::Update& update, const absl::Status& cause);
 
   store::StateStore* const store_;
   const bool syncs_;

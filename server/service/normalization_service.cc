@@ -37,20 +37,18 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Handle(grpc::CallbackServerC
       registry::CallControl control;
       control.threads = threads;
       control.check_alive = [&call] { return call.CheckAlive(); };
-      absl::Status done = call.CheckAlive();
-      if (done.ok()) done = WithoutExceptions([&] { return tensor_call->Run(control); });
-      if (!done.ok()) return call.Finish(done);
-      registry::WhenStored(tensor_call->stored(), [call, response, tensor_call](absl::Status answered) {
-        if (answered.ok()) {
-          answered = WithoutExceptions([&] {
+      call.RunAndStore(
+          [&](registry::PendingCommitPtr* stored) {
+            absl::Status done = tensor_call->Run(control);
+            *stored = tensor_call->stored();
+            return done;
+          },
+          [response, tensor_call] {
             wire::MessageWriter writer;
             tensor_call->WriteResult(&writer);
             *response = writer.Finish();
-            return absl::OkStatus();
+            return response->Length();
           });
-        }
-        call.Finish(answered, answered.ok() ? static_cast<int64_t>(response->Length()) : 0);
-      });
     });
   }
   if (!status.ok()) call.Finish(status);
@@ -85,27 +83,18 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::MergeMoments(grpc::CallbackS
                                                                  v1::MergeMomentsResponse* response) {
   UnaryCall call(context, "MergeMoments", static_cast<int64_t>(request->ByteSizeLong()), context_.observer);
   call.set_layer(request->layer());
-  registry::PendingCommitPtr stored;
-  absl::Status status = call.CheckAlive();
-  if (status.ok()) {
-    status = WithoutExceptions([&]() -> absl::Status {
-      registry::CallControl control;
-      control.check_alive = [&call] { return call.CheckAlive(); };
-      absl::StatusOr<registry::MergeMomentsResult> result =
-          registry::MergeMoments(*context_.call.registry, ToMergeMomentsInput(*request), control);
-      if (!result.ok()) return result.status();
-      *response = ToProto(*result);
-      stored = std::move(result->stored);
-      return absl::OkStatus();
-    });
-  }
-  if (status.ok()) {
-    registry::WhenStored(stored, [call, response](const absl::Status& done) {
-      call.Finish(done, done.ok() ? static_cast<int64_t>(response->ByteSizeLong()) : 0);
-    });
-  } else {
-    call.Finish(status);
-  }
+  call.RunAndStore(
+      [&](registry::PendingCommitPtr* stored) -> absl::Status {
+        registry::CallControl control;
+        control.check_alive = [&call] { return call.CheckAlive(); };
+        absl::StatusOr<registry::MergeMomentsResult> result =
+            registry::MergeMoments(*context_.call.registry, ToMergeMomentsInput(*request), control);
+        if (!result.ok()) return result.status();
+        *response = ToProto(*result);
+        *stored = std::move(result->stored);
+        return absl::OkStatus();
+      },
+      [response] { return response->ByteSizeLong(); });
   return call.reactor();
 }
 

@@ -8,10 +8,12 @@
 #include <cstdint>
 #include <exception>
 #include <new>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "server/registry/committer.h"
 
 namespace normd::service {
 
@@ -70,9 +72,28 @@ class UnaryCall {
   // finishes with what it returned and the size that `response_bytes()` then has.
   template <typename Handler, typename ResponseBytes>
   void Run(const Handler& handler, const ResponseBytes& response_bytes) const {
+    RunAndStore([&handler](registry::PendingCommitPtr*) { return handler(); }, response_bytes);
+  }
+
+  // The same for a `handler`, a function (registry::PendingCommitPtr* stored) -> absl::Status, that says what has to be
+  // stored before the call is answered. `respond`, a function () that completes the response and returns its size, runs
+  // then, now or later on another thread, and must hold what it needs.
+  template <typename Handler, typename Respond>
+  void RunAndStore(const Handler& handler, Respond respond) const {
+    registry::PendingCommitPtr stored;
     absl::Status status = CheckAlive();
-    if (status.ok()) status = WithoutExceptions(handler);
-    Finish(status, status.ok() ? static_cast<int64_t>(response_bytes()) : 0);
+    if (status.ok()) status = WithoutExceptions([&] { return handler(&stored); });
+    if (!status.ok()) return Finish(status);
+    registry::WhenStored(stored, [call = *this, respond = std::move(respond)](absl::Status answer) {
+      int64_t response_bytes = 0;
+      if (answer.ok()) {
+        answer = WithoutExceptions([&] {
+          response_bytes = static_cast<int64_t>(respond());
+          return absl::OkStatus();
+        });
+      }
+      call.Finish(answer, response_bytes);
+    });
   }
 
   // Tells the observer and sends the answer. Once; what the call borrows is gone afterwards.

@@ -30,7 +30,8 @@ absl::StatusOr<std::unique_ptr<StateStore>> OpenStore(const StoreOptions& option
   sqlite.sync_interval = options.sync_interval;
   const std::filesystem::path folder = std::filesystem::path(sqlite.path).parent_path();
   std::error_code error;
-  if (!folder.empty() && !std::filesystem::create_directories(folder, error) && error) {
+  if (!folder.empty()) std::filesystem::create_directories(folder, error);
+  if (error) {
     return absl::UnavailableError(
         absl::StrCat("state store ", sqlite.path, ": cannot make ", folder.string(), ": ", error.message()));
   }

@@ -27,11 +27,10 @@ ROUNDS = 5
 LAYERS = 100_000
 
 
-def start(build: Path, logs: Path, folder: Path, name: str, stack: ExitStack | None = None) -> Server:
+def new_server(build: Path, logs: Path, folder: Path, name: str) -> Server:
     store = "memory" if name == "memory" else f"sqlite:{folder / name}.db"
     command = [str(build / "server/app/normd"), "--listen", "127.0.0.1:0", "--unix-socket", str(folder / f"{name}.sock")]
-    server = Server(f"state_{name}", [*command, "--store", store, *STORES.get(name, [])], logs)
-    return stack.enter_context(server) if stack is not None else server.__enter__()
+    return Server(f"state_{name}", [*command, "--store", store, *STORES.get(name, [])], logs)
 
 
 def training_cost(build: Path, logs: Path, folder: Path) -> list[str]:
@@ -40,7 +39,7 @@ def training_cost(build: Path, logs: Path, folder: Path) -> list[str]:
     cases = [(mode, concurrency) for mode in ("raw", "sdk-async") for concurrency in (1, 8)]
     rates: dict[tuple[str, int, str], list[float]] = {}
     with ExitStack() as stack:
-        servers = {name: start(build, logs, folder, name, stack) for name in STORES}
+        servers = {name: stack.enter_context(new_server(build, logs, folder, name)) for name in STORES}
         for number in range(ROUNDS):
             print(f"\r  training: round {number + 1} of {ROUNDS} ", end="", flush=True)
             for mode, concurrency in cases:
@@ -84,9 +83,9 @@ def generated_messages(folder: Path) -> ModuleType:
 def many_layers(build: Path, logs: Path, folder: Path) -> list[str]:
     """100,000 layers of 64 channels: created, listed, and loaded by the next start."""
     messages = generated_messages(folder)
-    server = start(build, logs, folder, "layers")
-    empty_kib = server.rss_kib()
-    with grpc.insecure_channel(server.address("unix")) as channel:
+    with (new_server(build, logs, folder, "layers") as server,
+          grpc.insecure_channel(server.address("unix")) as channel):
+        empty_kib = server.rss_kib()
 
         def method(name: str) -> grpc.UnaryUnaryMultiCallable:
             return channel.unary_unary(
@@ -118,11 +117,9 @@ def many_layers(build: Path, logs: Path, folder: Path) -> list[str]:
         if seen != LAYERS:
             raise BenchmarkError(f"{seen} layers are listed, want {LAYERS}")
         full_kib = server.rss_kib()
-    server.__exit__()
-    server = start(build, logs, folder, "layers")
-    loaded_kib = server.rss_kib()
+    with new_server(build, logs, folder, "layers") as server:
+        loaded_kib = server.rss_kib()
     found = re.search(r"message=state .*layers=(\d+) load_ms=([0-9.]+)", (logs / "state_layers.log").read_text())
-    server.__exit__()
     if found is None or int(found.group(1)) != LAYERS:
         raise BenchmarkError("the second start did not load every layer")
     size = (folder / "layers.db").stat().st_size
