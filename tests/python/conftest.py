@@ -58,7 +58,11 @@ def running(folder: Path, *flags: str, end: signal.Signals = signal.SIGTERM) -> 
         if len(addresses) == 2:
             break
     assert len(addresses) == 2, f"the server did not start: {log.read_text()}"
-    yield Server(tcp=next(a for a in addresses if not a.startswith("unix:")), unix=f"unix:{socket}")
+    try:
+        yield Server(tcp=next(a for a in addresses if not a.startswith("unix:")), unix=f"unix:{socket}")
+    except BaseException:
+        process.kill()
+        raise
     process.send_signal(end)
     want = 0 if end is signal.SIGTERM else -end
     assert process.wait(timeout=30) == want, f"the server ended badly: {log.read_text()[-4000:]}"
