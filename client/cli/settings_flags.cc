@@ -37,6 +37,7 @@ void SettingsFlags::AddMutable(CLI::App* verb) {
   clip_option_ = verb->add_option("--clip", clip_, "Bound on |x_hat|; > 0");
   AddChoice(verb, "--non-finite-policy", NonFinitePolicyNames(), &non_finite_policy_,
             "What a NaN or an infinity in training does");
+  frozen_option_ = verb->add_flag("--frozen,!--no-frozen", frozen_, "Whether the layer stays as it is");
 }
 
 void SettingsFlags::AddImmutable(CLI::App* verb) {
@@ -58,6 +59,7 @@ LayerConfig SettingsFlags::config() const {
   if (Given(eps_option_)) config.eps = eps_;
   if (Given(update_weight_option_)) config.update_weight = update_weight_;
   if (Given(clip_option_)) config.clip = clip_;
+  if (Given(frozen_option_)) config.frozen = frozen_;
   if (Given(affine_option_)) config.affine = affine_;
   if (Given(track_running_stats_option_)) config.track_running_stats = track_running_stats_;
   config.averaging = ValueOf(AveragingNames(), averaging_);
@@ -74,6 +76,7 @@ std::vector<std::string> SettingsFlags::given() const {
   if (!normalize_training_with_.empty()) fields.emplace_back("normalize_training_with");
   if (Given(clip_option_) || Given(no_clip_option_)) fields.emplace_back("clip");
   if (!non_finite_policy_.empty()) fields.emplace_back("non_finite_policy");
+  if (Given(frozen_option_)) fields.emplace_back("frozen");
   return fields;
 }
 

@@ -13,7 +13,8 @@ namespace normd::cli {
 // The settings of a layer as flags, spelled as on the wire with '-' for '_'. Must outlive the app it is added to.
 class SettingsFlags {
  public:
-  // Those that can change later: --eps, --update-weight, --normalize-training-with, --clip, --non-finite-policy.
+  // Those that can change later: --eps, --update-weight, --normalize-training-with, --clip, --non-finite-policy,
+  // --[no-]frozen.
   void AddMutable(CLI::App* verb);
   // Those that are fixed at creation: --num-channels (required), --averaging, --running-var-estimator, --[no-]affine,
   // --[no-]track-running-stats.
@@ -35,6 +36,7 @@ class SettingsFlags {
   std::string running_var_estimator_;
   std::string normalize_training_with_;
   std::string non_finite_policy_;
+  bool frozen_ = false;
   bool affine_ = false;
   bool track_running_stats_ = false;
 
@@ -42,6 +44,7 @@ class SettingsFlags {
   CLI::Option* update_weight_option_ = nullptr;
   CLI::Option* clip_option_ = nullptr;
   CLI::Option* no_clip_option_ = nullptr;
+  CLI::Option* frozen_option_ = nullptr;
   CLI::Option* affine_option_ = nullptr;
   CLI::Option* track_running_stats_option_ = nullptr;
 };

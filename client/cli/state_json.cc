@@ -69,6 +69,7 @@ Json ToJson(const LayerConfig& config) {
   if (config.track_running_stats) out["track_running_stats"] = *config.track_running_stats;
   if (config.clip) out["clip"] = ToJson(*config.clip);
   if (config.non_finite_policy) out["non_finite_policy"] = NameOf(NonFinitePolicyNames(), *config.non_finite_policy);
+  if (config.frozen) out["frozen"] = *config.frozen;
   return out;
 }
 

@@ -62,6 +62,7 @@ std::vector<std::pair<std::string, std::string>> SettingsOf(const LayerConfig& c
   if (config.non_finite_policy) {
     pairs.emplace_back("non_finite_policy", NameOf(NonFinitePolicyNames(), *config.non_finite_policy));
   }
+  if (config.frozen) pairs.emplace_back("frozen", YesNo(*config.frozen));
   return pairs;
 }
 

@@ -87,6 +87,12 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   app.add_option("--max-requests", server.limits.requests.total,
                  "Most request_ids remembered of all layers, 300 bytes each")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  app.add_option("--kept-versions", server.limits.versions.per_layer,
+                 "Versions of a layer, before its newest, that readers may still ask for")
+      ->check(CLI::Range(int64_t{0}, int64_t{1'000'000}));
+  app.add_option("--max-kept-version-bytes", server.limits.versions.total_bytes,
+                 "Most memory of the kept versions of all layers")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 50));
   app.add_option("--log-level", log_level, "Least important lines to log; debug has one line per call")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
   app.add_option("--log-format", log_format, "Form of the log lines on stderr")->check(CLI::IsMember({"text", "json"}));

@@ -73,6 +73,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   if (!store.ok()) return store.status();
   std::unique_ptr<Server> server(new Server(options, *std::move(store), cores, logger));
   if (absl::Status status = server->registry_.Load(); !status.ok()) return status;
+  if (absl::Status status = server->snapshots_.Load(); !status.ok()) return status;
   const absl::Duration load_time = absl::Now() - start;
   if (absl::Status status = server->Listen(options); !status.ok()) return status;
   if (server->max_message_bytes_ < options.max_message_bytes) {
@@ -95,16 +96,18 @@ Server::Server(const ServerOptions& options, std::unique_ptr<store::StateStore> 
       observer_(logger),
       store_(std::move(store)),
       registry_(options.limits, base::Clock::System(), store_.get()),
+      snapshots_(&registry_),
       regions_(NewRegionRegistry(options)),
       compute_thread_(static_cast<std::size_t>(options.max_waiting_calls)),
       buffers_(options.memory_budget_bytes > 0 ? options.memory_budget_bytes : DefaultMemoryBudget()),
       max_message_bytes_(FittingMessageBytes(options.max_message_bytes, buffers_.budget_bytes())),
       executor_(&compute_thread_, cores),
       layer_service_(&registry_, &observer_),
+      snapshot_service_(&snapshots_, store::ScratchPrefix(options.store), &observer_),
       normalization_service_(&registry_, regions_.get(), &buffers_, &executor_, &observer_),
       shared_memory_service_(regions_.get(), &observer_),
       health_service_({v1::LayerService::service_full_name(), v1::NormalizationService::service_full_name(),
-                       v1::SharedMemoryService::service_full_name()}) {
+                       v1::SharedMemoryService::service_full_name(), v1::SnapshotService::service_full_name()}) {
   if (options.release_memory_after <= absl::ZeroDuration()) return;
   trimmer_ = std::make_unique<MemoryTrimmer>(options.release_memory_after, [this] {
     // Asked first: what comes back later has to be come back for.
@@ -146,6 +149,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   }
   builder.RegisterService(&layer_service_);
   builder.RegisterService(&normalization_service_);
+  builder.RegisterService(&snapshot_service_);
   builder.RegisterService(&shared_memory_service_);
   builder.RegisterService(&health_service_);
   grpc_server_ = builder.BuildAndStart();
@@ -162,6 +166,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
 void Server::Shutdown(absl::Duration drain_timeout) {
   logger_->Log(LogLevel::kInfo, "stopping", {{"drain_timeout_s", absl::ToDoubleSeconds(drain_timeout)}});
   health_service_.Shutdown();
+  layer_service_.StopStreams();
   normalization_service_.StopStreams();
   shared_memory_service_.Shutdown();
   grpc_server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(drain_timeout));

@@ -17,10 +17,12 @@
 #include "server/app/memory_trimmer.h"
 #include "server/base/compute_thread.h"
 #include "server/registry/layer_registry.h"
+#include "server/registry/snapshots.h"
 #include "server/service/health_service.h"
 #include "server/service/layer_service.h"
 #include "server/service/normalization_service.h"
 #include "server/service/shared_memory_service.h"
+#include "server/service/snapshot_service.h"
 #include "server/service/tensor_executor.h"
 #include "server/service/unary_call.h"
 #include "server/shm/region_registry.h"
@@ -106,6 +108,7 @@ class Server {
   Observer observer_;
   const std::unique_ptr<store::StateStore> store_;
   registry::LayerRegistry registry_;
+  registry::Snapshots snapshots_;
   // Null: shared memory is off.
   const std::unique_ptr<shm::RegionRegistry> regions_;
   // Outlives the calls, which may wait in it.
@@ -115,6 +118,7 @@ class Server {
   std::unique_ptr<MemoryTrimmer> trimmer_;
   service::TensorExecutor executor_;
   service::LayerServiceImpl layer_service_;
+  service::SnapshotServiceImpl snapshot_service_;
   service::NormalizationServiceImpl normalization_service_;
   service::SharedMemoryServiceImpl shared_memory_service_;
   service::HealthService health_service_;

@@ -29,6 +29,8 @@ struct LayerConfig {
   // Bound on |x_hat|; finite and > 0.
   std::optional<double> clip = std::nullopt;
   NonFinitePolicy non_finite_policy = NonFinitePolicy::kReject;
+  // Nothing of the layer changes but this.
+  bool frozen = false;
 
   friend bool operator==(const LayerConfig&, const LayerConfig&) = default;
 };

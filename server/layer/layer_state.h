@@ -68,6 +68,8 @@ struct LayerSnapshot {
   std::shared_ptr<const OptimizerState> optimizer;
   // Whose moments were merged in. Not part of the content hash.
   std::shared_ptr<const Contributors> contributors;
+  // Layers with the same one share affine and optimizer; empty: they are the layer's own.
+  std::string affine_group;
   // Starts at 1; one more with every change.
   int64_t version = 1;
   // Starts at 1; one more with every change of config. With uid it makes the etag.

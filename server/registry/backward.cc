@@ -168,7 +168,11 @@ class Pass {
 
   absl::StatusOr<BackwardResult> Run() {
     while (true) {
-      const LayerEntry::SnapshotPtr snapshot = entry_->Snapshot();
+      // A step is taken on the newest version only.
+      absl::StatusOr<LayerEntry::SnapshotPtr> found =
+          entry_->SnapshotAt(input_.optimizer.has_value() ? 0 : input_.version);
+      if (!found.ok()) return found.status();
+      const LayerEntry::SnapshotPtr snapshot = *std::move(found);
       absl::Status status = CheckMode(*snapshot, input_.mode);
       if (!status.ok()) return status;
       if (absl::Status moved = CheckVersionPin(*snapshot, input_.version); !moved.ok()) return ReplayPinned(moved);

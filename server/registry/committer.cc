@@ -89,11 +89,12 @@ void Committer::Drive() {
     if (wake) {
       handed_over_ = true;
     } else {
-      if (driving_ || handed_over_) return;
+      if (driving_ || handed_over_ || users_ > 0) return;
       const bool was_dirty = dirty_;
       driving_ = true;
       for (int round = 0; round < kRoundsForOthers && !waiting_.empty(); ++round) StoreWaiting(&lock);
       driving_ = false;
+      if (users_ > 0) unused_.notify_one();
       // Whoever stores for others wants to go on with his own call some time.
       handed_over_ = !waiting_.empty();
       wake = handed_over_ || stopping_ || (dirty_ && !was_dirty);
@@ -111,6 +112,26 @@ void Committer::StoreWaiting(std::unique_lock<std::mutex>* lock) {
   dirty_ = syncs_;
 }
 
+absl::Status Committer::UseStore(absl::FunctionRef<absl::Status(store::StateStore*)> use) {
+  std::unique_lock<std::mutex> lock(mutex_.native());
+  ++users_;
+  while (driving_) unused_.wait(lock);
+  --users_;
+  driving_ = true;
+  if (!waiting_.empty()) StoreWaiting(&lock);
+  lock.unlock();
+  absl::Status status = use(store_);
+  lock.lock();
+  driving_ = false;
+  dirty_ = syncs_;
+  // Those who came meanwhile have left it to this thread.
+  handed_over_ = !waiting_.empty();
+  if (users_ > 0) unused_.notify_one();
+  lock.unlock();
+  wake_.notify_one();
+  return status;
+}
+
 void Committer::Run() {
   using Clock = std::chrono::steady_clock;
   const auto interval = absl::ToChronoNanoseconds(std::min(store_->sync_interval(), absl::Hours(24)));
@@ -118,7 +139,8 @@ void Committer::Run() {
   std::unique_lock<std::mutex> lock(mutex_.native());
   while (true) {
     const auto ready = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return !driving_ && ((handed_over_ && !waiting_.empty()) || stopping_ || (dirty_ && Clock::now() >= sync_at));
+      return !driving_ && users_ == 0 &&
+             ((handed_over_ && !waiting_.empty()) || stopping_ || (dirty_ && Clock::now() >= sync_at));
     };
     if (dirty_) {
       wake_.wait_until(lock, std::max(sync_at, Clock::now() + kSyncRetry), ready);
@@ -138,6 +160,7 @@ void Committer::Run() {
       sync_at = Clock::now() + interval;
     }
     driving_ = false;
+    if (users_ > 0) unused_.notify_one();
     // Those who came meanwhile have left it to this thread.
     handed_over_ = !waiting_.empty();
     if (stopping_ && !handed_over_) return;
@@ -148,6 +171,8 @@ void Committer::Store(std::vector<Waiting> batch) {
   // How far the batch brings a layer.
   struct Progress {
     LayerEntry::SnapshotPtr newest;
+    // One after the other, ending with `newest`.
+    std::vector<LayerEntry::SnapshotPtr> versions;
     // The update that does so; absent: none.
     std::optional<std::size_t> put;
   };
@@ -168,6 +193,7 @@ void Committer::Store(std::vector<Waiting> batch) {
       }
       if (update.put != nullptr) {
         progress.newest = update.put;
+        progress.versions.push_back(update.put);
         if (progress.put.has_value()) {
           // Only the newest of several versions has to be written, as the successor of what is stored.
           store::Update& before = updates[*progress.put];
@@ -184,7 +210,7 @@ void Committer::Store(std::vector<Waiting> batch) {
   const absl::Status status = updates.empty() ? absl::OkStatus() : store_->Write(updates);
   if (status.ok()) {
     for (const auto& [entry, progress] : layers) {
-      if (progress.put.has_value()) entry->Publish(progress.newest);
+      if (!progress.versions.empty()) entry->Publish(progress.versions);
     }
   }
   for (std::size_t i = 0; i < accepted.size(); ++i) {

@@ -12,6 +12,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -85,6 +86,10 @@ class Committer {
   // Stores what is queued, or leaves that to a thread that does so already. REQUIRES: no lock of a layer is held.
   void Drive();
 
+  // Runs `use` when what came before is stored or taken back, and stores nothing meanwhile. REQUIRES: no lock of a
+  // layer is held.
+  absl::Status UseStore(absl::FunctionRef<absl::Status(store::StateStore*)> use) ABSL_NO_THREAD_SAFETY_ANALYSIS;
+
  private:
   struct Waiting {
     Change change;
@@ -108,6 +113,9 @@ class Committer {
   std::vector<Waiting> waiting_ ABSL_GUARDED_BY(mutex_);
   // Somebody uses the store.
   bool driving_ ABSL_GUARDED_BY(mutex_) = false;
+  // Those who wait for the end of that in UseStore; they come first.
+  int users_ ABSL_GUARDED_BY(mutex_) = 0;
+  std::condition_variable unused_;
   // What waits is for thread_.
   bool handed_over_ ABSL_GUARDED_BY(mutex_) = false;
   // Something was written after the last Sync.

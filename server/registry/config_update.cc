@@ -29,6 +29,7 @@ constexpr MutableField kMutableFields[] = {
     {"clip", [](const LayerConfig& values, LayerConfig* config) { config->clip = values.clip; }},
     {"non_finite_policy",
      [](const LayerConfig& values, LayerConfig* config) { config->non_finite_policy = values.non_finite_policy; }},
+    {"frozen", [](const LayerConfig& values, LayerConfig* config) { config->frozen = values.frozen; }},
 };
 
 constexpr absl::string_view kImmutableFields[] = {"num_channels", "averaging", "running_var_estimator", "affine",

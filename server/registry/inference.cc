@@ -9,7 +9,6 @@
 #include "server/layer/layer_error.h"
 #include "server/registry/normalizer.h"
 #include "server/registry/tensor_kernels.h"
-#include "server/registry/version_pin.h"
 
 namespace normd::registry {
 
@@ -44,9 +43,7 @@ class GatherAndNormalize {
 };
 
 absl::StatusOr<InferenceResult> InferSnapshot(const layer::LayerSnapshot& snapshot, const layer::TensorView& x,
-                                              int64_t version, const CallControl& control, const GatherFunction* gather,
-                                              char* y) {
-  if (absl::Status status = CheckVersionPin(snapshot, version); !status.ok()) return status;
+                                              const CallControl& control, const GatherFunction* gather, char* y) {
   absl::StatusOr<layer::NcsShape> ncs = layer::CheckTensor(snapshot.name, "x", x, snapshot.config->num_channels);
   if (!ncs.ok()) return ncs.status();
   if (absl::Status status = control.CheckAlive(); !status.ok()) return status;
@@ -83,25 +80,24 @@ absl::StatusOr<InferenceResult> InferSnapshot(const layer::LayerSnapshot& snapsh
 
 absl::StatusOr<InferenceResult> Infer(const LayerRegistry& registry, absl::string_view name, const layer::TensorView& x,
                                       int64_t version, const CallControl& control, char* y) {
-  absl::StatusOr<LayerRegistry::SnapshotPtr> found = registry.Get(name);
+  absl::StatusOr<LayerRegistry::SnapshotPtr> found = registry.Get(name, version);
   if (!found.ok()) return found.status();
-  return InferSnapshot(**found, x, version, control, nullptr, y);
+  return InferSnapshot(**found, x, control, nullptr, y);
 }
 
 absl::StatusOr<InferenceResult> InferGathered(const LayerRegistry& registry, absl::string_view name,
                                               const layer::TensorView& x, int64_t version, const CallControl& control,
                                               GatherFunction gather, char* y) {
-  absl::StatusOr<LayerRegistry::SnapshotPtr> found = registry.Get(name);
+  absl::StatusOr<LayerRegistry::SnapshotPtr> found = registry.Get(name, version);
   if (!found.ok()) return found.status();
-  return InferSnapshot(**found, x, version, control, &gather, y);
+  return InferSnapshot(**found, x, control, &gather, y);
 }
 
 absl::StatusOr<ChunkedInference> InferInChunks(const LayerRegistry& registry, absl::string_view name,
                                                const layer::TensorView& x, int64_t version) {
-  absl::StatusOr<LayerRegistry::SnapshotPtr> found = registry.Get(name);
+  absl::StatusOr<LayerRegistry::SnapshotPtr> found = registry.Get(name, version);
   if (!found.ok()) return found.status();
   const layer::LayerSnapshot& snapshot = **found;
-  if (absl::Status status = CheckVersionPin(snapshot, version); !status.ok()) return status;
   absl::StatusOr<layer::NcsShape> ncs = layer::CheckShape(name, "x", x, snapshot.config->num_channels);
   if (!ncs.ok()) return ncs.status();
   if (!snapshot.config->track_running_stats) {
@@ -116,10 +112,9 @@ absl::StatusOr<ChunkedInference> InferInChunks(const LayerRegistry& registry, ab
 absl::StatusOr<InferenceResult> Denormalize(const LayerRegistry& registry, absl::string_view name,
                                             const layer::TensorView& y, int64_t version, const CallControl& control,
                                             char* x) {
-  absl::StatusOr<LayerRegistry::SnapshotPtr> found = registry.Get(name);
+  absl::StatusOr<LayerRegistry::SnapshotPtr> found = registry.Get(name, version);
   if (!found.ok()) return found.status();
   const layer::LayerSnapshot& snapshot = **found;
-  if (absl::Status status = CheckVersionPin(snapshot, version); !status.ok()) return status;
   absl::StatusOr<layer::NcsShape> ncs = layer::CheckTensor(name, "y", y, snapshot.config->num_channels);
   if (!ncs.ok()) return ncs.status();
   if (!snapshot.config->track_running_stats) {

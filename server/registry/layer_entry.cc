@@ -5,6 +5,8 @@
 #include "absl/strings/str_cat.h"
 #include "server/layer/content_hash.h"
 #include "server/layer/layer_error.h"
+#include "server/registry/affine_groups.h"
+#include "server/registry/version_pin.h"
 
 namespace normd::registry {
 namespace {
@@ -19,54 +21,75 @@ bool InferenceDiffers(const layer::LayerSnapshot& a, const layer::LayerSnapshot&
 
 }  // namespace
 
-LayerEntry::LayerEntry(SnapshotPtr first, const LayerContext& context)
+absl::Status FrozenError(const layer::LayerSnapshot& snapshot) {
+  return absl::FailedPreconditionError(absl::StrCat(layer::LayerPrefix(snapshot.name), "is frozen at version ",
+                                                    snapshot.version, ": set frozen to false before you change it"));
+}
+
+LayerEntry::LayerEntry(SnapshotPtr first, std::unique_ptr<RequestLog> requests, const LayerContext& context)
     : context_(context),
       newest_(first),
-      requests_(context.request_limits, context.remembered_requests),
-      snapshot_(std::move(first)) {}
+      requests_(std::move(requests)),
+      snapshot_(std::move(first)),
+      recent_(context.version_limits, context.kept_version_bytes) {}
 
 LayerEntry::SnapshotPtr LayerEntry::Snapshot() const {
   const base::MutexLock lock(&snapshot_mutex_);
   return snapshot_;
 }
 
+absl::StatusOr<LayerEntry::SnapshotPtr> LayerEntry::SnapshotAt(int64_t version) const {
+  const base::MutexLock lock(&snapshot_mutex_);
+  absl::Status status = CheckVersionPin(*snapshot_, version);
+  if (status.ok()) return snapshot_;
+  SnapshotPtr kept = recent_.Find(version);
+  if (kept == nullptr) return status;
+  return kept;
+}
+
 absl::StatusOr<LayerEntry::CommitResult> LayerEntry::Commit(
     absl::string_view request_id, uint64_t fingerprint, absl::FunctionRef<absl::Status(layer::LayerSnapshot&)> change) {
-  absl::StatusOr<CommitResult> result = Queue(request_id, fingerprint, change);
-  if (!result.ok() || result->stored == nullptr) return result;
+  absl::StatusOr<Plan> plan = Queue(request_id, fingerprint, change);
+  if (!plan.ok()) return plan.status();
+  if (plan->concerns_group) return context_.groups->Commit(shared_from_this(), request_id, fingerprint, change);
+  CommitResult result = std::move(plan->result);
+  if (result.stored == nullptr) return result;
   context_.committer->Drive();
-  if (!result->stored->resolved()) return result;
-  if (absl::Status status = result->stored->Wait(); !status.ok()) return status;
-  result->stored = nullptr;
+  if (!result.stored->resolved()) return result;
+  if (absl::Status status = result.stored->Wait(); !status.ok()) return status;
+  result.stored = nullptr;
   return result;
 }
 
-absl::StatusOr<LayerEntry::CommitResult> LayerEntry::Queue(
-    absl::string_view request_id, uint64_t fingerprint, absl::FunctionRef<absl::Status(layer::LayerSnapshot&)> change) {
-  const base::MutexLock commit_lock(&commit_mutex_);
+absl::StatusOr<LayerEntry::Plan> LayerEntry::Prepare(absl::string_view request_id, uint64_t fingerprint,
+                                                     absl::FunctionRef<absl::Status(layer::LayerSnapshot&)> change) {
   const SnapshotPtr before = newest_;
   if (IsDeleted()) return DeletedError(*before);
+  Plan plan;
+  CommitResult& result = plan.result;
 
-  absl::StatusOr<const RequestLog::Outcome*> known = requests_.Find(request_id, fingerprint);
+  absl::StatusOr<const RequestLog::Outcome*> known = requests_->Find(request_id, fingerprint);
   if (!known.ok()) return layer::ForLayer(before->name, known.status());
   if (*known != nullptr) {
-    return CommitResult{.snapshot = before, .outcome = **known, .replayed = true, .stored = PendingOf(request_id)};
+    result = {.snapshot = before, .outcome = **known, .replayed = true, .stored = PendingOf(request_id)};
+    return plan;
   }
 
   auto next = std::make_shared<layer::LayerSnapshot>(*before);
   if (absl::Status status = change(*next); !status.ok()) return status;
 
   const absl::Time now = context_.clock->Now();
-  CommitResult result;
-  store::Update update;
-  update.replaces = before;
+  plan.update.replaces = before;
   const bool inference_differs = InferenceDiffers(*before, *next);
-  if (inference_differs || before->optimizer != next->optimizer) {
+  if (inference_differs || before->optimizer != next->optimizer || before->affine_group != next->affine_group) {
+    if (before->config->frozen && next->config->frozen) return FrozenError(*before);
     next->version = before->version + 1;
     if (inference_differs) next->content_hash = layer::ContentHash(*next->config, *next->statistics, *next->affine);
     next->update_time = now;
+    plan.concerns_group =
+        !next->affine_group.empty() && (before->affine != next->affine || before->optimizer != next->optimizer);
     result.snapshot = std::move(next);
-    update.put = result.snapshot;
+    plan.update.put = result.snapshot;
   } else {
     result.snapshot = before;
   }
@@ -75,15 +98,26 @@ absl::StatusOr<LayerEntry::CommitResult> LayerEntry::Queue(
                     .content_hash = result.snapshot->content_hash,
                     .num_batches_tracked = result.snapshot->statistics->num_batches_tracked,
                     .uid = ""};
-  requests_.Prepare(before->uid, request_id, result.outcome, now, &update);
-  if (update.put == nullptr && !update.request.has_value()) {
+  requests_->Prepare(before->uid, request_id, result.outcome, now, &plan.update);
+  return plan;
+}
+
+absl::StatusOr<LayerEntry::Plan> LayerEntry::Queue(absl::string_view request_id, uint64_t fingerprint,
+                                                   absl::FunctionRef<absl::Status(layer::LayerSnapshot&)> change) {
+  const ChangeGate::Pass pass(context_.gate);
+  const base::MutexLock commit_lock(&commit_mutex_);
+  absl::StatusOr<Plan> plan = Prepare(request_id, fingerprint, change);
+  if (!plan.ok() || plan->result.replayed || plan->concerns_group) return plan;
+  CommitResult& result = plan->result;
+  const store::Update& update = plan->update;
+  if (update.IsEmpty()) {
     result.stored = last_pending_;
-    return result;
+    return plan;
   }
 
   absl::StatusOr<PendingCommitPtr> pending = context_.committer->Submit({shared_from_this(), update});
   if (!pending.ok()) return pending.status();
-  requests_.Record(update);
+  requests_->Record(update);
   newest_ = result.snapshot;
   last_pending_ = *std::move(pending);
   result.stored = last_pending_;
@@ -91,25 +125,42 @@ absl::StatusOr<LayerEntry::CommitResult> LayerEntry::Queue(
     while (!unsettled_.empty() && unsettled_.front().pending->resolved()) unsettled_.pop_front();
     unsettled_.push_back({std::string(request_id), last_pending_});
   }
-  return result;
+  return plan;
 }
 
-absl::Status LayerEntry::MarkDeleted(absl::FunctionRef<absl::Status(const layer::LayerSnapshot&)> check) {
+absl::StatusOr<LayerEntry::Plan> LayerEntry::PrepareAlone(
+    absl::string_view request_id, uint64_t fingerprint, absl::FunctionRef<absl::Status(layer::LayerSnapshot&)> change) {
   const base::MutexLock commit_lock(&commit_mutex_);
-  if (IsDeleted()) return DeletedError(*newest_);
-  absl::Status status = check(*newest_);
-  if (status.ok()) deleted_.store(true, std::memory_order_release);
-  return status;
+  absl::StatusOr<Plan> plan = Prepare(request_id, fingerprint, change);
+  // What was known by now is stored by now.
+  if (plan.ok()) plan->result.stored = nullptr;
+  return plan;
 }
 
-void LayerEntry::RestoreRequest(const store::RequestRecord& record) {
+void LayerEntry::Adopt(const store::Update& update) {
   const base::MutexLock commit_lock(&commit_mutex_);
-  requests_.Restore(record);
+  requests_->Record(update);
+  if (update.put == nullptr) return;
+  newest_ = update.put;
+  last_pending_ = nullptr;
+  Publish(absl::MakeConstSpan(&update.put, 1));
 }
 
-void LayerEntry::Publish(SnapshotPtr snapshot) {
-  const base::MutexLock lock(&snapshot_mutex_);
-  snapshot_ = std::move(snapshot);
+std::unique_ptr<RequestLog> LayerEntry::MarkDeleted() {
+  const base::MutexLock commit_lock(&commit_mutex_);
+  deleted_.store(true, std::memory_order_release);
+  return std::move(requests_);
+}
+
+void LayerEntry::Publish(absl::Span<const SnapshotPtr> versions) {
+  for (SnapshotPtr version : versions) {
+    // Outlives the lock: whoever lets go of a version last frees it.
+    SnapshotPtr gone;
+    const base::MutexLock lock(&snapshot_mutex_);
+    version.swap(snapshot_);
+    gone = recent_.Add(std::move(version));
+  }
+  if (!versions.empty()) context_.watchers->Changed(versions.back()->name);
 }
 
 PendingCommitPtr LayerEntry::PendingOf(absl::string_view request_id) {
@@ -124,7 +175,7 @@ void LayerEntry::TakeBack(const store::Update& update, const PendingCommitPtr& p
   // What was built on it comes to the committer later and finds that its predecessor is not stored.
   newest_ = Snapshot();
   if (last_pending_ == pending) last_pending_ = nullptr;
-  if (update.request.has_value()) requests_.TakeBack(update.request->request_id);
+  if (update.request.has_value() && requests_ != nullptr) requests_->TakeBack(update.request->request_id);
 }
 
 }  // namespace normd::registry

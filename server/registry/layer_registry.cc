@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/base/uid.h"
 #include "server/layer/content_hash.h"
@@ -25,10 +23,6 @@ using layer::LayerSnapshot;
 absl::Status CheckRequest(absl::string_view name, absl::string_view request_id) {
   if (absl::Status status = layer::ValidateName(name); !status.ok()) return status;
   return layer::ForLayer(name, layer::ValidateRequestId(request_id));
-}
-
-absl::Status DoesNotExist(absl::string_view name) {
-  return absl::NotFoundError(absl::StrCat(layer::LayerPrefix(name), "does not exist"));
 }
 
 void AddState(const layer::StateUpdate& state, Fingerprint* fingerprint) {
@@ -53,7 +47,8 @@ void AddConfig(const layer::LayerConfig& config, Fingerprint* fingerprint) {
       .Add(config.track_running_stats)
       .Add(config.clip.has_value())
       .Add(config.clip.value_or(0))
-      .Add(config.non_finite_policy);
+      .Add(config.non_finite_policy)
+      .Add(config.frozen);
 }
 
 uint64_t FingerprintOf(const CreateLayerSpec& spec) {
@@ -103,6 +98,44 @@ std::shared_ptr<const LayerSnapshot> FirstSnapshot(const CreateLayerSpec& spec, 
   return snapshot;
 }
 
+// The group of layers with which this one shares gamma and beta; if it has none yet, it gets one.
+absl::StatusOr<std::string> ShareAffine(const std::shared_ptr<LayerEntry>& source,
+                                        LayerDirectory::LifecycleChange* change) {
+  const LayerRegistry::SnapshotPtr newest = source->Snapshot();
+  if (!newest->config->affine) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(layer::LayerPrefix(newest->name), "has no gamma and beta (affine is false) to share"));
+  }
+  if (!newest->affine_group.empty()) return newest->affine_group;
+  absl::StatusOr<LayerEntry::Plan> plan = source->PrepareAlone("", 0, [](LayerSnapshot& next) {
+    next.affine_group = base::NewUid();
+    return absl::OkStatus();
+  });
+  if (!plan.ok()) return plan.status();
+  change->changed.push_back({source, plan->update});
+  return plan->update.put->affine_group;
+}
+
+// Turns a copy of a layer into a new one.
+void MakeItsOwn(const ForkSpec& spec, absl::Time now, LayerSnapshot* fork) {
+  fork->name = spec.new_name;
+  fork->uid = base::NewUid();
+  if (fork->config->frozen) {
+    auto config = std::make_shared<layer::LayerConfig>(*fork->config);
+    config->frozen = false;
+    fork->config = std::move(config);
+  }
+  if (spec.reset_statistics && fork->config->track_running_stats) {
+    fork->statistics = std::make_shared<layer::Statistics>(layer::Statistics::Initial(*fork->config));
+    fork->content_hash = layer::ContentHash(*fork->config, *fork->statistics, *fork->affine);
+  }
+  fork->contributors = std::make_shared<layer::Contributors>();
+  fork->version = 1;
+  fork->config_version = 1;
+  fork->create_time = now;
+  fork->update_time = now;
+}
+
 absl::StatusOr<LayerRegistry::SnapshotPtr> SnapshotOf(absl::StatusOr<LayerEntry::CommitResult> result) {
   if (!result.ok()) return result.status();
   if (absl::Status status = WaitFor(result->stored); !status.ok()) return status;
@@ -112,45 +145,39 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> SnapshotOf(absl::StatusOr<LayerEntry:
 }  // namespace
 
 LayerRegistry::LayerRegistry(const RegistryOptions& options, const base::Clock& clock, store::StateStore* store)
-    : options_(options),
-      store_(store),
-      requests_(options.requests, &remembered_requests_),
-      committer_(store),
-      context_{&clock, &committer_, options.requests, &remembered_requests_} {}
+    : options_(options), directory_(options.requests, options.versions, clock, store) {}
 
-LayerRegistry::~LayerRegistry() = default;
-
-absl::Status LayerRegistry::Load() {
-  const base::MutexLock lifecycle_lock(&lifecycle_mutex_);
-  absl::flat_hash_map<std::string, LayerEntry*> by_uid;
-  return store_->Load(
-      [&](SnapshotPtr snapshot) {
-        const std::string name = snapshot->name;
-        const std::string uid = snapshot->uid;
-        auto entry = std::make_shared<LayerEntry>(std::move(snapshot), context_);
-        by_uid[uid] = entry.get();
-        const base::MutexLock lock(&mutex_);
-        layers_.emplace(name, std::move(entry));
-        return absl::OkStatus();
-      },
-      [&](const store::RequestRecord& record) ABSL_NO_THREAD_SAFETY_ANALYSIS {
-        const auto found = by_uid.find(record.layer_uid);
-        if (found != by_uid.end()) {
-          found->second->RestoreRequest(record);
-        } else {
-          requests_.Restore(record);
+absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Make(
+    const std::string& name, const std::string& request_id, uint64_t fingerprint,
+    absl::FunctionRef<absl::StatusOr<SnapshotPtr>(LayerDirectory::LifecycleChange*)> first) {
+  SnapshotPtr made;
+  absl::StatusOr<LayerDirectory::LifecycleResult> result = directory_.Change(
+      layer::LayerPrefix(name), request_id, fingerprint, [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
+        const std::string prefix = layer::LayerPrefix(name);
+        if (Find(name).ok()) return absl::AlreadyExistsError(absl::StrCat(prefix, "exists already"));
+        if (size() >= options_.max_layers) {
+          return absl::ResourceExhaustedError(
+              absl::StrCat(prefix, "the server holds ", options_.max_layers, " layers, which is its limit"));
         }
+        absl::StatusOr<SnapshotPtr> snapshot = first(change);
+        if (!snapshot.ok()) return snapshot.status();
+        made = *std::move(snapshot);
+        change->made.push_back({.first = made, .requests = {}});
+        change->outcome = {.version = made->version,
+                           .content_hash = made->content_hash,
+                           .num_batches_tracked = made->statistics->num_batches_tracked,
+                           .uid = made->uid};
         return absl::OkStatus();
       });
-}
-
-absl::Status LayerRegistry::StoreLifecycle(store::Update update) {
-  absl::StatusOr<PendingCommitPtr> pending = committer_.Submit({nullptr, update});
-  if (!pending.ok()) return pending.status();
-  committer_.Drive();
-  if (absl::Status status = WaitFor(*pending); !status.ok()) return status;
-  requests_.Record(update);
-  return absl::OkStatus();
+  if (!result.ok()) return result.status();
+  if (!result->replayed) return made;
+  absl::StatusOr<std::shared_ptr<LayerEntry>> existing = Find(name);
+  if (existing.ok()) {
+    SnapshotPtr snapshot = (*existing)->Snapshot();
+    if (snapshot->uid == result->outcome.uid) return snapshot;
+  }
+  return absl::NotFoundError(absl::StrCat(layer::LayerPrefix(name), "was created by request_id '", request_id,
+                                          "' before and has been deleted since"));
 }
 
 absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Create(const CreateLayerSpec& spec) {
@@ -160,76 +187,14 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Create(const CreateLay
   if (status.ok()) status = layer::ValidateStateUpdate(spec.config, spec.initial_state);
   if (!status.ok()) return layer::ForLayer(spec.name, status);
 
-  const uint64_t fingerprint = FingerprintOf(spec);
-
-  const base::MutexLock lifecycle_lock(&lifecycle_mutex_);
-  absl::StatusOr<const RequestLog::Outcome*> known = requests_.Find(spec.request_id, fingerprint);
-  if (!known.ok()) return layer::ForLayer(spec.name, known.status());
-  absl::StatusOr<std::shared_ptr<LayerEntry>> existing = Find(spec.name);
-  if (*known != nullptr) {
-    if (existing.ok()) {
-      SnapshotPtr snapshot = (*existing)->Snapshot();
-      if (snapshot->uid == (*known)->uid) return snapshot;
-    }
-    return absl::NotFoundError(absl::StrCat(layer::LayerPrefix(spec.name), "was created by request_id '",
-                                            spec.request_id, "' before and has been deleted since"));
-  }
-  if (existing.ok()) {
-    return absl::AlreadyExistsError(absl::StrCat(layer::LayerPrefix(spec.name), "exists already"));
-  }
-  if (size() >= options_.max_layers) {
-    return absl::ResourceExhaustedError(absl::StrCat(layer::LayerPrefix(spec.name), "the server holds ",
-                                                     options_.max_layers, " layers, which is its limit"));
-  }
-
-  SnapshotPtr first = FirstSnapshot(spec, context_.clock->Now());
-  store::Update update;
-  update.put = first;
-  requests_.Prepare("", spec.request_id,
-                    {.fingerprint = fingerprint,
-                     .version = first->version,
-                     .content_hash = first->content_hash,
-                     .num_batches_tracked = first->statistics->num_batches_tracked,
-                     .uid = first->uid},
-                    first->create_time, &update);
-  if (absl::Status stored = StoreLifecycle(std::move(update)); !stored.ok()) return stored;
-  auto entry = std::make_shared<LayerEntry>(first, context_);
-  const base::MutexLock lock(&mutex_);
-  layers_.emplace(spec.name, std::move(entry));
-  return first;
+  return Make(spec.name, spec.request_id, FingerprintOf(spec),
+              [&](LayerDirectory::LifecycleChange*) { return FirstSnapshot(spec, directory_.Now()); });
 }
 
-absl::StatusOr<std::shared_ptr<LayerEntry>> LayerRegistry::Find(absl::string_view name) const {
-  {
-    const base::ReaderMutexLock lock(&mutex_);
-    const auto found = layers_.find(name);
-    if (found != layers_.end() && !found->second->IsDeleted()) return found->second;
-  }
-  // A name that cannot exist gets the more helpful answer.
-  if (absl::Status status = layer::ValidateName(name); !status.ok()) return status;
-  return DoesNotExist(name);
-}
-
-absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Get(absl::string_view name) const {
+absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Get(absl::string_view name, int64_t version) const {
   absl::StatusOr<std::shared_ptr<LayerEntry>> entry = Find(name);
   if (!entry.ok()) return entry.status();
-  return (*entry)->Snapshot();
-}
-
-ListPage LayerRegistry::List(absl::string_view prefix, absl::string_view after, int page_size) const {
-  ListPage page;
-  const auto limit = static_cast<size_t>(std::max(page_size, 1));
-  const base::ReaderMutexLock lock(&mutex_);
-  auto it = after < prefix ? layers_.lower_bound(prefix) : layers_.upper_bound(after);
-  for (; it != layers_.end() && absl::StartsWith(it->first, prefix); ++it) {
-    if (it->second->IsDeleted()) continue;
-    if (page.layers.size() == limit) {
-      page.last_name = page.layers.back()->name;
-      break;
-    }
-    page.layers.push_back(it->second->Snapshot());
-  }
-  return page;
+  return (*entry)->SnapshotAt(version);
 }
 
 absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Update(absl::string_view name, const ConfigUpdate& update,
@@ -268,28 +233,16 @@ absl::Status LayerRegistry::Delete(absl::string_view name, absl::string_view eta
   if (!status.ok()) return status;
   const uint64_t fingerprint = Fingerprint("Delete").AddBytes(name).AddBytes(etag).value();
 
-  const base::MutexLock lifecycle_lock(&lifecycle_mutex_);
-  absl::StatusOr<const RequestLog::Outcome*> known = requests_.Find(request_id, fingerprint);
-  if (!known.ok()) return layer::ForLayer(name, known.status());
-  if (*known != nullptr) return absl::OkStatus();
-  absl::StatusOr<std::shared_ptr<LayerEntry>> entry = Find(name);
-  if (!entry.ok()) return entry.status();
-  // From here on nobody sees the layer; waiting for its running commit holds no other layer up.
-  status = (*entry)->MarkDeleted([&](const LayerSnapshot& newest) { return CheckEtag(newest, etag); });
-  if (!status.ok()) return status;
-  // Behind the layer's own changes that still wait.
-  store::Update update;
-  update.remove = (*entry)->Snapshot()->uid;
-  requests_.Prepare("", request_id, {.fingerprint = fingerprint, .content_hash = "", .uid = ""}, context_.clock->Now(),
-                    &update);
-  status = StoreLifecycle(std::move(update));
-  if (!status.ok()) {
-    (*entry)->KeepAfterAll();
-    return status;
-  }
-  const base::MutexLock lock(&mutex_);
-  layers_.erase(layers_.find(name));
-  return absl::OkStatus();
+  return directory_
+      .Change(layer::LayerPrefix(name), request_id, fingerprint,
+              [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
+                absl::StatusOr<std::shared_ptr<LayerEntry>> entry = Find(name);
+                if (!entry.ok()) return entry.status();
+                if (absl::Status stale = CheckEtag(*(*entry)->Snapshot(), etag); !stale.ok()) return stale;
+                change->gone.push_back(*std::move(entry));
+                return absl::OkStatus();
+              })
+      .status();
 }
 
 absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::ResetStatistics(absl::string_view name,
@@ -336,9 +289,38 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::SetState(absl::string_
   }));
 }
 
-int64_t LayerRegistry::size() const {
-  const base::ReaderMutexLock lock(&mutex_);
-  return static_cast<int64_t>(layers_.size());
+absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Fork(const ForkSpec& spec) {
+  for (const std::string& name : {spec.name, spec.new_name}) {
+    if (absl::Status status = CheckRequest(name, spec.request_id); !status.ok()) return status;
+  }
+  if (spec.share_affine && spec.version != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(spec.name), "version is ", spec.version,
+                                                   ", want none with share_affine: what is shared is the newest"));
+  }
+  const uint64_t fingerprint = Fingerprint("Fork")
+                                   .AddBytes(spec.name)
+                                   .AddBytes(spec.new_name)
+                                   .Add(spec.version)
+                                   .Add(spec.share_affine)
+                                   .Add(spec.reset_statistics)
+                                   .value();
+  return Make(spec.new_name, spec.request_id, fingerprint,
+              [&](LayerDirectory::LifecycleChange* change) -> absl::StatusOr<SnapshotPtr> {
+                absl::StatusOr<std::shared_ptr<LayerEntry>> source = Find(spec.name);
+                if (!source.ok()) return source.status();
+                absl::StatusOr<SnapshotPtr> version = (*source)->SnapshotAt(spec.version);
+                if (!version.ok()) return version.status();
+                auto fork = std::make_shared<LayerSnapshot>(**version);
+                if (spec.share_affine) {
+                  absl::StatusOr<std::string> group = ShareAffine(*source, change);
+                  if (!group.ok()) return group.status();
+                  fork->affine_group = *std::move(group);
+                } else {
+                  fork->affine_group.clear();
+                }
+                MakeItsOwn(spec, directory_.Now(), fork.get());
+                return fork;
+              });
 }
 
 }  // namespace normd::registry

@@ -51,6 +51,8 @@ class RequestLog {
   // Remembers what the store remembers, in the order of the sequence.
   void Restore(const store::RequestRecord& record);
 
+  std::size_t size() const { return order_.size(); }
+
  private:
   struct Entry {
     // Of the outcome, in its node.

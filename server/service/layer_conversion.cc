@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "google/protobuf/timestamp.pb.h"
+#include "server/kernels/batch_norm.h"
 #include "server/layer/layer_error.h"
 #include "server/layer/presets.h"
 
@@ -87,6 +88,7 @@ absl::Status ApplyOverrides(absl::string_view layer_name, const v1::LayerConfig&
   if (overrides.has_affine()) config->affine = overrides.affine();
   if (overrides.has_track_running_stats()) config->track_running_stats = overrides.track_running_stats();
   if (overrides.has_clip()) config->clip = overrides.clip();
+  if (overrides.has_frozen()) config->frozen = overrides.frozen();
   absl::Status status = FromWire(layer_name, "averaging", kAveragings, overrides.averaging(), &config->averaging);
   status.Update(FromWire(layer_name, "running_var_estimator", kVarianceEstimators, overrides.running_var_estimator(),
                          &config->running_var_estimator));
@@ -105,6 +107,7 @@ bool HoldsValue(const v1::LayerConfig& config, absl::string_view field) {
     return config.normalize_training_with() != v1::TRAINING_STATISTICS_UNSPECIFIED;
   }
   if (field == "non_finite_policy") return config.non_finite_policy() != v1::NON_FINITE_POLICY_UNSPECIFIED;
+  if (field == "frozen") return config.has_frozen();
   return true;
 }
 
@@ -112,13 +115,8 @@ std::vector<double> ToVector(const google::protobuf::RepeatedField<double>& fiel
   return {field.begin(), field.end()};
 }
 
-void ToProto(absl::Time time, google::protobuf::Timestamp* proto) {
-  const int64_t seconds = absl::ToUnixSeconds(time);  // Rounds down, as Timestamp wants it.
-  proto->set_seconds(seconds);
-  proto->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(time - absl::FromUnixSeconds(seconds))));
-}
-
-void ToProto(const layer::Statistics& statistics, const layer::Affine& affine, v1::LayerState* state) {
+void ToProto(const layer::LayerConfig& config, const layer::Statistics& statistics, const layer::Affine& affine,
+             v1::LayerState* state) {
   state->mutable_running_mean()->Assign(statistics.running_mean.begin(), statistics.running_mean.end());
   state->mutable_running_var()->Assign(statistics.running_var.begin(), statistics.running_var.end());
   state->mutable_sample_count()->Assign(statistics.sample_count.begin(), statistics.sample_count.end());
@@ -126,6 +124,10 @@ void ToProto(const layer::Statistics& statistics, const layer::Affine& affine, v
   state->mutable_skipped_batches()->Assign(statistics.skipped_batches.begin(), statistics.skipped_batches.end());
   state->mutable_gamma()->Assign(affine.gamma.begin(), affine.gamma.end());
   state->mutable_beta()->Assign(affine.beta.begin(), affine.beta.end());
+  auto* const inv_std = state->mutable_inv_std();
+  inv_std->Resize(static_cast<int>(statistics.running_var.size()), 0);
+  kernels::InverseStd(statistics.running_var, config.eps,
+                      absl::MakeSpan(inv_std->mutable_data(), statistics.running_var.size()));
 }
 
 }  // namespace
@@ -187,6 +189,12 @@ absl::StatusOr<v1::LayerView> ToLayerView(v1::LayerView view) {
   }
 }
 
+void ToProto(absl::Time time, google::protobuf::Timestamp* proto) {
+  const int64_t seconds = absl::ToUnixSeconds(time);  // Rounds down, as Timestamp wants it.
+  proto->set_seconds(seconds);
+  proto->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(time - absl::FromUnixSeconds(seconds))));
+}
+
 v1::LayerConfig ToProto(const layer::LayerConfig& config) {
   v1::LayerConfig proto;
   proto.set_num_channels(config.num_channels);
@@ -199,6 +207,7 @@ v1::LayerConfig ToProto(const layer::LayerConfig& config) {
   proto.set_track_running_stats(config.track_running_stats);
   if (config.clip.has_value()) proto.set_clip(*config.clip);
   proto.set_non_finite_policy(ToWire(kNonFinitePolicies, config.non_finite_policy));
+  proto.set_frozen(config.frozen);
   return proto;
 }
 
@@ -207,12 +216,15 @@ void ToProto(const layer::LayerSnapshot& snapshot, v1::LayerView view, v1::Layer
   layer->set_uid(snapshot.uid);
   layer->set_preset(snapshot.preset);
   *layer->mutable_config() = ToProto(*snapshot.config);
-  if (view == v1::LAYER_VIEW_STATE) ToProto(*snapshot.statistics, *snapshot.affine, layer->mutable_state());
+  if (view == v1::LAYER_VIEW_STATE) {
+    ToProto(*snapshot.config, *snapshot.statistics, *snapshot.affine, layer->mutable_state());
+  }
   layer->set_version(snapshot.version);
   layer->set_content_hash(snapshot.content_hash);
   layer->set_etag(snapshot.Etag());
   ToProto(snapshot.create_time, layer->mutable_create_time());
   ToProto(snapshot.update_time, layer->mutable_update_time());
+  layer->set_affine_group(snapshot.affine_group);
 }
 
 }  // namespace normd::service

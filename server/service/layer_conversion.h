@@ -3,7 +3,9 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "google/protobuf/field_mask.pb.h"
+#include "google/protobuf/timestamp.pb.h"
 #include "normd/v1/resources.pb.h"
 #include "server/layer/layer_config.h"
 #include "server/layer/layer_state.h"
@@ -27,6 +29,8 @@ layer::StateUpdate ToStateUpdate(const v1::LayerState& state);
 
 // UNSPECIFIED becomes CONFIG. INVALID_ARGUMENT: unknown value.
 absl::StatusOr<v1::LayerView> ToLayerView(v1::LayerView view);
+
+void ToProto(absl::Time time, google::protobuf::Timestamp* proto);
 
 v1::LayerConfig ToProto(const layer::LayerConfig& config);
 

@@ -71,7 +71,7 @@ grpc::ServerUnaryReactor* LayerServiceImpl::GetLayer(grpc::CallbackServerContext
     absl::StatusOr<v1::LayerView> view = ToLayerView(request->view());
     if (!view.ok()) return view.status();
     if (absl::Status status = CheckNotNegative("if_newer_than", request->if_newer_than()); !status.ok()) return status;
-    absl::StatusOr<SnapshotPtr> snapshot = registry_->Get(request->name());
+    absl::StatusOr<SnapshotPtr> snapshot = registry_->Get(request->name(), request->version());
     if (!snapshot.ok()) return snapshot.status();
     // Versions start at 1, so the default 0 is older than every one.
     response->set_not_modified((*snapshot)->version <= request->if_newer_than());
@@ -151,6 +151,26 @@ grpc::ServerUnaryReactor* LayerServiceImpl::SetState(grpc::CallbackServerContext
     return Answer(registry_->SetState(request->name(), update, request->expected_version(), request->request_id()),
                   response);
   });
+}
+
+grpc::ServerUnaryReactor* LayerServiceImpl::ForkLayer(grpc::CallbackServerContext* context,
+                                                      const v1::ForkLayerRequest* request,
+                                                      v1::ForkLayerResponse* response) {
+  return Handle(context, "ForkLayer", request->name(), request, response, observer_, [&]() -> absl::Status {
+    return Answer(registry_->Fork({.name = request->name(),
+                                   .new_name = request->new_name(),
+                                   .version = request->version(),
+                                   .share_affine = request->share_affine(),
+                                   .reset_statistics = request->reset_statistics(),
+                                   .request_id = request->request_id()}),
+                  response);
+  });
+}
+
+grpc::ServerWriteReactor<v1::WatchLayersResponse>* LayerServiceImpl::WatchLayers(
+    grpc::CallbackServerContext* context, const v1::WatchLayersRequest* request) {
+  return new WatchStream(context, static_cast<int64_t>(request->ByteSizeLong()), ToWatchSpec(*request, *registry_),
+                         registry_, &watch_streams_, observer_);
 }
 
 }  // namespace normd::service

@@ -4,10 +4,12 @@
 #include "normd/v1/layer_service.grpc.pb.h"
 #include "server/registry/layer_registry.h"
 #include "server/service/unary_call.h"
+#include "server/service/watch_stream.h"
 
 namespace normd::service {
 
-// normd.v1.LayerService over a registry. Every call is short and runs in the thread that received it.
+// normd.v1.LayerService over a registry. Every unary call is short and runs in the thread that
+// received it.
 class LayerServiceImpl final : public v1::LayerService::CallbackService {
  public:
   // Both outlive the service.
@@ -29,10 +31,18 @@ class LayerServiceImpl final : public v1::LayerService::CallbackService {
                                             v1::ResetStatisticsResponse* response) override;
   grpc::ServerUnaryReactor* SetState(grpc::CallbackServerContext* context, const v1::SetStateRequest* request,
                                      v1::SetStateResponse* response) override;
+  grpc::ServerUnaryReactor* ForkLayer(grpc::CallbackServerContext* context, const v1::ForkLayerRequest* request,
+                                      v1::ForkLayerResponse* response) override;
+  grpc::ServerWriteReactor<v1::WatchLayersResponse>* WatchLayers(grpc::CallbackServerContext* context,
+                                                                 const v1::WatchLayersRequest* request) override;
+
+  // Ends the streams of those who watch, now and later.
+  void StopStreams() { watch_streams_.Stop(); }
 
  private:
   registry::LayerRegistry* const registry_;
   CallObserver* const observer_;
+  WatchStreams watch_streams_;
 };
 
 }  // namespace normd::service

@@ -13,6 +13,16 @@ namespace {
 
 constexpr absl::string_view kSqlite = "sqlite:";
 
+// Of a server that was killed.
+void RemoveLeftovers(const std::filesystem::path& prefix) {
+  std::error_code error;
+  const std::string name = prefix.filename().string();
+  const std::filesystem::path folder = prefix.parent_path();
+  for (const auto& entry : std::filesystem::directory_iterator(folder.empty() ? "." : folder, error)) {
+    if (entry.path().filename().string().starts_with(name)) std::filesystem::remove_all(entry.path(), error);
+  }
+}
+
 }  // namespace
 
 absl::Status CheckLocation(const std::string& location) {
@@ -37,7 +47,19 @@ absl::StatusOr<std::unique_ptr<StateStore>> OpenStore(const StoreOptions& option
   }
   absl::StatusOr<std::unique_ptr<SqliteStore>> store = SqliteStore::Open(sqlite);
   if (!store.ok()) return store.status();
+  RemoveLeftovers(ScratchPrefix(options));
   return *std::move(store);
+}
+
+std::string ScratchPrefix(const StoreOptions& options) {
+  std::error_code error;
+  if (options.location == "memory") return std::filesystem::temp_directory_path(error) / "normd-backup-";
+  const std::filesystem::path path = options.location.substr(kSqlite.size());
+  return path.parent_path() / absl::StrCat(".", path.filename().string(), "-backup-");
+}
+
+absl::StatusOr<std::unique_ptr<StateStore>> OpenBackup(const std::string& path) {
+  return OpenStore({.location = absl::StrCat(kSqlite, path)});
 }
 
 }  // namespace normd::store

@@ -23,6 +23,13 @@ struct StoreOptions {
 // INVALID_ARGUMENT: `location` is neither of the two.
 absl::Status CheckLocation(const std::string& location);
 
+// What paths begin with of folders in which something may stand for a while: beside the store, whose next OpenStore
+// removes those that were left behind, or where the system has room for such.
+std::string ScratchPrefix(const StoreOptions& options);
+
+// Opens a copy that StateStore::StartBackup has made, to be read. Statuses as the store's own.
+absl::StatusOr<std::unique_ptr<StateStore>> OpenBackup(const std::string& path);
+
 // Opens the store, and makes the folder of a file. Statuses also as the store's own.
 absl::StatusOr<std::unique_ptr<StateStore>> OpenStore(const StoreOptions& options);
 

@@ -5,9 +5,11 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "server/layer/layer_state.h"
@@ -29,7 +31,7 @@ struct RequestOutcome {
 
 // A remembered mutation.
 struct RequestRecord {
-  // Of the layer; empty: a creation or a deletion.
+  // Of the layer; empty: a creation, a deletion or another call that concerns the server as a whole.
   std::string layer_uid;
   // Ascending among the records of a layer.
   int64_t sequence = 0;
@@ -40,18 +42,67 @@ struct RequestRecord {
   friend bool operator==(const RequestRecord&, const RequestRecord&) = default;
 };
 
+// What some layers were at one moment, under a name. A plain value.
+struct SnapshotInfo {
+  std::string name;
+  // What was selected: this layer or, if that is empty, all whose name starts with `prefix`.
+  std::string layer;
+  std::string prefix;
+  int64_t num_layers = 0;
+  absl::Time create_time;
+
+  friend bool operator==(const SnapshotInfo&, const SnapshotInfo&) = default;
+};
+
+struct NamedSnapshot {
+  SnapshotInfo info;
+  std::vector<std::shared_ptr<const layer::LayerSnapshot>> layers;
+};
+
+// A layer that is gone, of which something is remembered in case it comes back: the records of its requests, and this.
+// A plain value.
+struct GoneLayer {
+  std::string uid;
+  // That it had at last.
+  int64_t version = 0;
+  std::shared_ptr<const layer::Contributors> contributors = nullptr;
+  // When it went.
+  absl::Time time;
+};
+
 // One change of what is stored; every part may be absent.
 struct Update {
   // A new layer, or a new version of the layer with this uid.
-  std::shared_ptr<const layer::LayerSnapshot> put;
+  std::shared_ptr<const layer::LayerSnapshot> put = nullptr;
   // The version that the change builds on. If it is the one that is stored, parts that `put` shares with it need not be
   // written again.
-  std::shared_ptr<const layer::LayerSnapshot> replaces;
-  // Uid of a layer that goes, with the records of its requests.
-  std::string remove;
-  std::optional<RequestRecord> request;
+  std::shared_ptr<const layer::LayerSnapshot> replaces = nullptr;
+  // A layer that goes. The records of its requests stay, and are its again if it is put again.
+  std::optional<GoneLayer> remove = std::nullopt;
+  std::optional<RequestRecord> request = std::nullopt;
   // Records of the layer that `request` is for go, up to this sequence.
   int64_t forget_through = 0;
+  // Uid of a layer that is gone: what is remembered of it goes too.
+  std::string forget = {};
+  // A new named snapshot.
+  std::shared_ptr<const NamedSnapshot> put_snapshot = nullptr;
+  // Name of a named snapshot that goes.
+  std::string remove_snapshot = {};
+
+  // Nothing is to be stored.
+  bool IsEmpty() const {
+    return put == nullptr && !remove.has_value() && !request.has_value() && forget.empty() && put_snapshot == nullptr &&
+           remove_snapshot.empty();
+  }
+};
+
+// A copy of a store that is being made, while the store goes on. What is written meanwhile is in it or not, by whole
+// transactions.
+class BackupCopy {
+ public:
+  virtual ~BackupCopy() = default;
+  // Copies a piece that takes some milliseconds. True: the copy is complete. From the thread that writes.
+  virtual absl::StatusOr<bool> Step() = 0;
 };
 
 // Where the layers of a server are kept. It decides nothing: what a change is and whether it may happen is settled when
@@ -63,14 +114,27 @@ class StateStore {
 
   virtual ~StateStore() = default;
 
-  // Calls `layer` for every layer, then `request` for every record, those of a layer by sequence. Ends with the first
-  // status that is not OK, theirs or its own; DATA_LOSS: what is stored is damaged.
+  // Calls `layer` for every layer, then `request` for every record, those of a layer by sequence; also those of layers
+  // that are gone. Ends with the first status that is not OK, theirs or its own; DATA_LOSS: what is stored is damaged.
   virtual absl::Status Load(absl::FunctionRef<absl::Status(SnapshotPtr)> layer,
                             absl::FunctionRef<absl::Status(RequestRecord)> request) = 0;
 
   // Carries out all `updates` in order, or none. When it returns they are as durable as the store promises. UNAVAILABLE
   // or RESOURCE_EXHAUSTED: it cannot write now; nothing has changed, and it may be asked again.
   virtual absl::Status Write(absl::Span<const Update> updates) = 0;
+
+  // The layers that are gone and not forgotten. From the thread that writes.
+  virtual absl::StatusOr<std::vector<GoneLayer>> ListGone() = 0;
+
+  // The named snapshots, by name. From the thread that writes.
+  virtual absl::StatusOr<std::vector<SnapshotInfo>> ListSnapshots() = 0;
+  // Calls `layer` for every layer in a named snapshot, by name. Statuses as of Load, and NOT_FOUND. From the thread
+  // that writes.
+  virtual absl::Status ReadSnapshot(const std::string& name, absl::FunctionRef<absl::Status(SnapshotPtr)> layer) = 0;
+
+  // Begins a copy of all that is stored in a file at `path`, which must not exist. FAILED_PRECONDITION: there is
+  // nothing to make a file of. The copy goes before the store.
+  virtual absl::StatusOr<std::unique_ptr<BackupCopy>> StartBackup(const std::string& path);
 
   // Brings what was written and is not yet as durable as it can be to the disk. UNAVAILABLE as from Write.
   virtual absl::Status Sync() { return absl::OkStatus(); }

@@ -170,6 +170,7 @@ v1::LayerConfig ToProto(const LayerConfig& config) {
   if (config.affine) out.set_affine(*config.affine);
   if (config.track_running_stats) out.set_track_running_stats(*config.track_running_stats);
   if (config.clip) out.set_clip(*config.clip);
+  if (config.frozen) out.set_frozen(*config.frozen);
   if (config.non_finite_policy) out.set_non_finite_policy(ToProto(*config.non_finite_policy));
   return out;
 }
@@ -230,6 +231,7 @@ LayerConfig FromProto(const v1::LayerConfig& config) {
   if (config.has_track_running_stats()) out.track_running_stats = config.track_running_stats();
   if (config.has_clip()) out.clip = config.clip();
   out.non_finite_policy = FromProto(config.non_finite_policy());
+  if (config.has_frozen()) out.frozen = config.frozen();
   return out;
 }
 
@@ -242,6 +244,7 @@ LayerState FromProto(const v1::LayerState& state) {
   out.skipped_batches = ToVector(state.skipped_batches());
   out.gamma = ToVector(state.gamma());
   out.beta = ToVector(state.beta());
+  out.inv_std = ToVector(state.inv_std());
   return out;
 }
 

@@ -16,7 +16,7 @@ from normd.types import (Adam, Averaging, Float64Array, FloatArray, Int64Array, 
 _ENUMS = {"averaging": Averaging, "running_var_estimator": VarianceEstimator,
           "normalize_training_with": TrainingStatistics, "non_finite_policy": NonFinitePolicy}
 SETTINGS = ("eps", "averaging", "update_weight", "running_var_estimator", "normalize_training_with", "affine",
-            "track_running_stats", "clip", "non_finite_policy")
+            "track_running_stats", "clip", "non_finite_policy", "frozen")
 
 # One value per channel, in any form that NumPy reads.
 PerChannel = Union[Sequence[float], FloatArray]
@@ -83,7 +83,8 @@ def from_config(config: Any) -> LayerConfig:
         affine=config.affine,
         track_running_stats=config.track_running_stats,
         clip=config.clip if config.HasField("clip") else None,
-        non_finite_policy=NonFinitePolicy(config.non_finite_policy))
+        non_finite_policy=NonFinitePolicy(config.non_finite_policy),
+        frozen=config.frozen)
 
 
 def to_state(state: LayerState) -> Any:
@@ -107,7 +108,8 @@ def from_state(state: Any) -> LayerState:
         num_batches_tracked=state.num_batches_tracked,
         skipped_batches=indices(state.skipped_batches),
         gamma=per_channel(state.gamma),
-        beta=per_channel(state.beta))
+        beta=per_channel(state.beta),
+        inv_std=per_channel(state.inv_std))
 
 
 def from_layer(layer: Any) -> Layer:

@@ -124,7 +124,8 @@ class Client:
                 rl_observation, or what a function of normd.presets returns.
             initial_state: running statistics, gamma and beta to start with.
             settings: fields of LayerConfig that differ from the preset: eps, averaging, update_weight,
-                running_var_estimator, normalize_training_with, affine, track_running_stats, clip, non_finite_policy.
+                running_var_estimator, normalize_training_with, affine, track_running_stats, clip, non_finite_policy,
+                frozen.
 
         Raises:
             AlreadyExistsError: the name is taken.
@@ -165,16 +166,25 @@ class Client:
 
     def update_layer(self, name: str, *, etag: str = "", request_id: Optional[str] = None,
                      timeout: Optional[float] = None, **settings: Any) -> Layer:
-        """Changes settings: eps, update_weight, normalize_training_with, clip (None: no bound), non_finite_policy.
+        """Changes settings: eps, update_weight, normalize_training_with, clip (None: no bound), non_finite_policy,
+        frozen.
 
         Raises:
             AbortedError: `etag` (Layer.etag) is given, and the settings have changed since.
-            FailedPreconditionError: the setting is immutable.
+            FailedPreconditionError: the setting is immutable, or the layer is frozen.
         """
         request = layer_service_pb2.UpdateLayerRequest(
             name=name, config=_convert.to_config(None, settings), update_mask=FieldMask(paths=list(settings)),
             etag=etag, request_id=_calls.request_id(request_id))
         return _convert.from_layer(self._call(self._layers.UpdateLayer, request, timeout).layer)
+
+    def freeze_layer(self, name: str, *, request_id: Optional[str] = None, timeout: Optional[float] = None) -> Layer:
+        """Keeps a layer as it is: from now on every change is a FailedPreconditionError, until unfreeze_layer."""
+        return self.update_layer(name, frozen=True, request_id=request_id, timeout=timeout)
+
+    def unfreeze_layer(self, name: str, *, request_id: Optional[str] = None, timeout: Optional[float] = None) -> Layer:
+        """Lets a layer change again."""
+        return self.update_layer(name, frozen=False, request_id=request_id, timeout=timeout)
 
     def delete_layer(self, name: str, *, etag: str = "", request_id: Optional[str] = None,
                      timeout: Optional[float] = None) -> None:

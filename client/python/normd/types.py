@@ -64,6 +64,7 @@ class LayerConfig:
     track_running_stats: bool
     clip: Optional[float]
     non_finite_policy: NonFinitePolicy
+    frozen: bool = False
 
 
 def _empty() -> Float64Array:
@@ -76,7 +77,10 @@ def _empty_int() -> Int64Array:
 
 @dataclass(frozen=True, eq=False)
 class LayerState:
-    """What a layer has learned. Arrays have shape (num_channels,), or (0,) where they do not apply."""
+    """What a layer has learned. Arrays have shape (num_channels,), or (0,) where they do not apply.
+
+    inv_std is 1 / sqrt(running_var + eps): the server returns it, and setting a state ignores it.
+    """
 
     running_mean: Float64Array = field(default_factory=_empty)
     running_var: Float64Array = field(default_factory=_empty)
@@ -85,6 +89,7 @@ class LayerState:
     skipped_batches: Int64Array = field(default_factory=_empty_int)
     gamma: Float64Array = field(default_factory=_empty)
     beta: Float64Array = field(default_factory=_empty)
+    inv_std: Float64Array = field(default_factory=_empty)
 
 
 @dataclass(frozen=True, eq=False)

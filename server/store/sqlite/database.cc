@@ -100,6 +100,15 @@ absl::StatusOr<Statement> Database::Prepare(absl::string_view sql) {
   return Statement(handle_.get(), statement);
 }
 
+absl::Status Database::PrepareAll(std::initializer_list<std::pair<Statement*, absl::string_view>> statements) {
+  for (const auto& [statement, sql] : statements) {
+    absl::StatusOr<Statement> prepared = Prepare(sql);
+    if (!prepared.ok()) return prepared.status();
+    *statement = *std::move(prepared);
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<int64_t> Database::QueryInt(absl::string_view sql) {
   absl::StatusOr<Statement> statement = Prepare(sql);
   if (!statement.ok()) return statement.status();

@@ -4,8 +4,10 @@
 #include <sqlite3.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -54,6 +56,8 @@ class Database {
   // Of every statement and every Exec: UNAVAILABLE, RESOURCE_EXHAUSTED (the disk is full), DATA_LOSS.
   absl::Status Exec(const char* sql);
   absl::StatusOr<Statement> Prepare(absl::string_view sql);
+  // Each statement from its text.
+  absl::Status PrepareAll(std::initializer_list<std::pair<Statement*, absl::string_view>> statements);
   // The first column of the first row.
   absl::StatusOr<int64_t> QueryInt(absl::string_view sql);
 

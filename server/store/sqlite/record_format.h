@@ -1,6 +1,7 @@
 #ifndef NORMD_SERVER_STORE_SQLITE_RECORD_FORMAT_H_
 #define NORMD_SERVER_STORE_SQLITE_RECORD_FORMAT_H_
 
+#include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -17,12 +18,20 @@ std::string Encode(const layer::LayerConfig& config);
 std::string Encode(const layer::Statistics& statistics);
 std::string Encode(const layer::Affine& affine);
 std::string Encode(const layer::OptimizerState& optimizer);
+std::string Encode(const layer::Contributors& contributors);
+// A whole layer.
+std::string Encode(const layer::LayerSnapshot& snapshot);
 
 // DATA_LOSS: the bytes are no such record.
 absl::StatusOr<layer::LayerConfig> DecodeConfig(absl::string_view bytes);
 absl::StatusOr<layer::Statistics> DecodeStatistics(absl::string_view bytes);
 absl::StatusOr<layer::Affine> DecodeAffine(absl::string_view bytes);
 absl::StatusOr<layer::OptimizerState> DecodeOptimizer(absl::string_view bytes);
+absl::StatusOr<layer::Contributors> DecodeContributors(absl::string_view bytes);
+absl::StatusOr<std::shared_ptr<const layer::LayerSnapshot>> DecodeLayer(absl::string_view bytes);
+
+// DATA_LOSS: the parts of the layer do not go together, or its content hash is not that of its state.
+absl::Status CheckLayer(const layer::LayerSnapshot& snapshot);
 
 }  // namespace normd::store
 

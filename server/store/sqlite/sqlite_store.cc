@@ -17,13 +17,14 @@ constexpr int64_t kApplicationId = 0x6e6f726d;
 
 // The schema, as the steps that lead to it: step n takes a file of version n to n + 1. A released step never changes.
 // A layer stands in three tables, since a training step changes its statistics and an optimizer's step the rest.
-constexpr const char* kMigrations[] = {R"sql(
+const std::string kMigrations[] = {absl::StrCat(R"sql(
   CREATE TABLE layers (
-    id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, preset TEXT NOT NULL,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, uid TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, preset TEXT NOT NULL,
     create_time INTEGER NOT NULL, update_time INTEGER NOT NULL, version INTEGER NOT NULL,
     config_version INTEGER NOT NULL, content_hash TEXT NOT NULL, config BLOB NOT NULL);
   CREATE TABLE statistics (layer_id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
-  CREATE TABLE parameters (layer_id INTEGER PRIMARY KEY, affine BLOB NOT NULL, optimizer BLOB NOT NULL);
+  CREATE TABLE parameters (layer_id INTEGER PRIMARY KEY, affine BLOB NOT NULL, optimizer BLOB NOT NULL,
+    affine_group TEXT NOT NULL);
   CREATE TABLE contributors (
     layer_id INTEGER NOT NULL, name BLOB NOT NULL, sequence INTEGER NOT NULL,
     PRIMARY KEY (layer_id, name)) WITHOUT ROWID;
@@ -32,28 +33,20 @@ constexpr const char* kMigrations[] = {R"sql(
     fingerprint INTEGER NOT NULL, version INTEGER NOT NULL, content_hash TEXT NOT NULL,
     num_batches_tracked INTEGER NOT NULL, uid TEXT NOT NULL,
     PRIMARY KEY (layer_id, sequence)) WITHOUT ROWID;
-)sql"};
+  CREATE TABLE gone_layers (
+    id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, time INTEGER NOT NULL,
+    contributors BLOB NOT NULL);
+)sql",
+                                                SnapshotTables::kSchema)};
 constexpr auto kSchemaVersion = static_cast<int64_t>(std::size(kMigrations));
 
 // Of the requests that concern no layer: rows start at 1.
 constexpr int64_t kNoLayer = 0;
 
-absl::Status CheckLengths(const layer::LayerSnapshot& snapshot) {
-  const auto channels = static_cast<std::size_t>(snapshot.config->num_channels);
-  const std::size_t tracked = snapshot.config->track_running_stats ? channels : 0;
-  const std::size_t affine = snapshot.config->affine ? channels : 0;
-  const layer::Statistics& statistics = *snapshot.statistics;
-  const bool fit = statistics.running_mean.size() == tracked && statistics.running_var.size() == tracked &&
-                   statistics.sample_count.size() == tracked &&
-                   (statistics.skipped_batches.empty() || statistics.skipped_batches.size() == tracked) &&
-                   snapshot.affine->gamma.size() == affine && snapshot.affine->beta.size() == affine;
-  return fit ? absl::OkStatus() : absl::DataLossError("the stored lists do not have one entry per channel");
-}
-
 // Of a row of kSelectLayers, from its second column on.
 constexpr absl::string_view kSelectLayers =
     "SELECT id, uid, name, preset, create_time, update_time, version, config_version, content_hash, config, "
-    "statistics.bytes, affine, optimizer FROM layers JOIN statistics ON statistics.layer_id = id "
+    "statistics.bytes, affine, optimizer, affine_group FROM layers JOIN statistics ON statistics.layer_id = id "
     "JOIN parameters ON parameters.layer_id = id ORDER BY name";
 
 // Of all layers, by row.
@@ -99,14 +92,11 @@ absl::StatusOr<StateStore::SnapshotPtr> ReadLayer(const Statement& row, layer::C
   snapshot->statistics = std::make_shared<layer::Statistics>(*std::move(statistics));
   snapshot->affine = std::make_shared<layer::Affine>(*std::move(affine));
   snapshot->optimizer = std::make_shared<layer::OptimizerState>(*std::move(optimizer));
+  snapshot->affine_group = row.Text(13);
   snapshot->contributors = std::make_shared<layer::Contributors>(std::move(contributors));
 
-  if (absl::Status status = CheckLengths(*snapshot); !status.ok()) return layer::ForLayer(snapshot->name, status);
-  const std::string hash = layer::ContentHash(*snapshot->config, *snapshot->statistics, *snapshot->affine);
-  if (hash == snapshot->content_hash) return snapshot;
-  return absl::DataLossError(absl::StrCat(layer::LayerPrefix(snapshot->name), "the stored state has the content hash ",
-                                          hash, ", not the ", snapshot->content_hash, " of version ",
-                                          snapshot->version));
+  if (absl::Status status = CheckLayer(*snapshot); !status.ok()) return status;
+  return snapshot;
 }
 
 RequestRecord ReadRequest(const Statement& row, std::string layer_uid) {
@@ -168,16 +158,17 @@ absl::Status SqliteStore::PrepareSchema() {
 }
 
 absl::Status SqliteStore::PrepareStatements() {
-  const std::pair<Statement*, absl::string_view> statements[] = {
+  absl::Status status = database_->PrepareAll({
       {&begin_, "BEGIN IMMEDIATE"},
       {&commit_, "COMMIT"},
       {&insert_layer_,
-       "INSERT INTO layers (uid, name, preset, create_time, update_time, version, config_version, content_hash, config)"
-       " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"},
+       "INSERT INTO layers (id, uid, name, preset, create_time, update_time, version, config_version, content_hash, "
+       "config) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"},
       {&update_layer_,
        "UPDATE layers SET update_time = ?, version = ?, config_version = ?, content_hash = ?, config = ? WHERE id = ?"},
       {&put_statistics_, "INSERT OR REPLACE INTO statistics (layer_id, bytes) VALUES (?, ?)"},
-      {&put_parameters_, "INSERT OR REPLACE INTO parameters (layer_id, affine, optimizer) VALUES (?, ?, ?)"},
+      {&put_parameters_,
+       "INSERT OR REPLACE INTO parameters (layer_id, affine, optimizer, affine_group) VALUES (?, ?, ?, ?)"},
       {&put_contributor_, "INSERT OR REPLACE INTO contributors (layer_id, name, sequence) VALUES (?, ?, ?)"},
       {&delete_contributors_, "DELETE FROM contributors WHERE layer_id = ?"},
       {&delete_layer_, "DELETE FROM layers WHERE id = ?"},
@@ -187,13 +178,10 @@ absl::Status SqliteStore::PrepareStatements() {
       {&insert_request_,
        "INSERT INTO requests (layer_id, sequence, request_id, time, fingerprint, version, content_hash, "
        "num_batches_tracked, uid) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"},
-  };
-  for (const auto& [statement, sql] : statements) {
-    absl::StatusOr<Statement> prepared = database_->Prepare(sql);
-    if (!prepared.ok()) return prepared.status();
-    *statement = *std::move(prepared);
-  }
-  return absl::OkStatus();
+      {&insert_gone_, "INSERT INTO gone_layers (id, uid, version, time, contributors) VALUES (?, ?, ?, ?, ?)"},
+      {&delete_gone_, "DELETE FROM gone_layers WHERE id = ?"},
+  });
+  return status.ok() ? snapshots_.Prepare(database_.get()) : status;
 }
 
 absl::Status SqliteStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> layer,
@@ -222,6 +210,17 @@ absl::Status SqliteStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> laye
                                             " of them with their state"));
   }
 
+  absl::StatusOr<Statement> gone = database_->Prepare("SELECT id, uid FROM gone_layers");
+  if (!gone.ok()) return gone.status();
+  while (true) {
+    absl::StatusOr<bool> row = gone->Step();
+    if (!row.ok()) return row.status();
+    if (!*row) break;
+    rows_[gone->Text(1)] = gone->Int(0);
+    uids[gone->Int(0)] = gone->Text(1);
+    gone_.insert(gone->Text(1));
+  }
+
   absl::StatusOr<Statement> requests = database_->Prepare(
       "SELECT layer_id, sequence, request_id, time, fingerprint, version, content_hash, num_batches_tracked, uid "
       "FROM requests ORDER BY layer_id, sequence");
@@ -233,6 +232,24 @@ absl::Status SqliteStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> laye
     const auto uid = uids.find(requests->Int(0));
     RequestRecord record = ReadRequest(*requests, uid == uids.end() ? "" : uid->second);
     if (absl::Status status = request(std::move(record)); !status.ok()) return status;
+  }
+}
+
+absl::StatusOr<std::vector<GoneLayer>> SqliteStore::ListGone() {
+  absl::StatusOr<Statement> rows =
+      database_->Prepare("SELECT uid, version, time, contributors FROM gone_layers ORDER BY id");
+  if (!rows.ok()) return rows.status();
+  std::vector<GoneLayer> gone;
+  while (true) {
+    absl::StatusOr<bool> row = rows->Step();
+    if (!row.ok()) return row.status();
+    if (!*row) return gone;
+    absl::StatusOr<layer::Contributors> contributors = DecodeContributors(rows->Bytes(3));
+    if (!contributors.ok()) return contributors.status();
+    gone.push_back({.uid = rows->Text(0),
+                    .version = rows->Int(1),
+                    .contributors = std::make_shared<layer::Contributors>(*std::move(contributors)),
+                    .time = absl::FromUnixNanos(rows->Int(2))});
   }
 }
 
@@ -252,7 +269,9 @@ absl::Status SqliteStore::Write(absl::Span<const Update> updates) {
     return status;
   }
   for (const Update& update : updates) {
-    if (!update.remove.empty()) rows_.erase(update.remove);
+    if (update.put != nullptr) gone_.erase(update.put->uid);
+    if (update.remove.has_value()) gone_.insert(update.remove->uid);
+    if (!update.forget.empty() && gone_.erase(update.forget) > 0) rows_.erase(update.forget);
   }
   return absl::OkStatus();
 }
@@ -261,8 +280,17 @@ absl::Status SqliteStore::Apply(const Update& update) {
   if (update.put != nullptr) {
     if (absl::Status status = Put(update); !status.ok()) return status;
   }
-  if (!update.remove.empty()) {
-    if (absl::Status status = Remove(update.remove); !status.ok()) return status;
+  if (update.remove.has_value()) {
+    if (absl::Status status = Remove(*update.remove); !status.ok()) return status;
+  }
+  if (!update.forget.empty()) {
+    if (absl::Status status = Forget(update.forget); !status.ok()) return status;
+  }
+  if (update.put_snapshot != nullptr) {
+    if (absl::Status status = snapshots_.Put(*update.put_snapshot); !status.ok()) return status;
+  }
+  if (!update.remove_snapshot.empty()) {
+    if (absl::Status status = snapshots_.Remove(update.remove_snapshot); !status.ok()) return status;
   }
   return update.request.has_value() ? Record(*update.request, update.forget_through) : absl::OkStatus();
 }
@@ -272,23 +300,31 @@ absl::Status SqliteStore::Put(const Update& update) {
   const layer::LayerSnapshot* before = update.replaces.get();
   const std::string config = Encode(*snapshot.config);
   const auto found = rows_.find(snapshot.uid);
+  const bool comes_back = found != rows_.end() && gone_.contains(snapshot.uid);
   int64_t row = 0;
-  if (found == rows_.end()) {
+  if (found == rows_.end() || comes_back) {
     before = nullptr;
-    absl::Status status = insert_layer_.BindText(0, snapshot.uid)
-                              .BindText(1, snapshot.name)
-                              .BindText(2, snapshot.preset)
-                              .Bind(3, absl::ToUnixNanos(snapshot.create_time))
-                              .Bind(4, absl::ToUnixNanos(snapshot.update_time))
-                              .Bind(5, snapshot.version)
-                              .Bind(6, snapshot.config_version)
-                              .BindText(7, snapshot.content_hash)
-                              .BindBlob(8, config)
+    if (comes_back) {
+      row = found->second;
+      insert_layer_.Bind(0, row);
+      if (absl::Status status = delete_gone_.Bind(0, row).Run(); !status.ok()) return status;
+    }
+    absl::Status status = insert_layer_.BindText(1, snapshot.uid)
+                              .BindText(2, snapshot.name)
+                              .BindText(3, snapshot.preset)
+                              .Bind(4, absl::ToUnixNanos(snapshot.create_time))
+                              .Bind(5, absl::ToUnixNanos(snapshot.update_time))
+                              .Bind(6, snapshot.version)
+                              .Bind(7, snapshot.config_version)
+                              .BindText(8, snapshot.content_hash)
+                              .BindBlob(9, config)
                               .Run();
     if (!status.ok()) return status;
-    row = sqlite3_last_insert_rowid(database_->handle());
-    rows_[snapshot.uid] = row;
-    added_.push_back(snapshot.uid);
+    if (!comes_back) {
+      row = sqlite3_last_insert_rowid(database_->handle());
+      rows_[snapshot.uid] = row;
+      added_.push_back(snapshot.uid);
+    }
   } else {
     row = found->second;
     absl::Status status = update_layer_.Bind(0, absl::ToUnixNanos(snapshot.update_time))
@@ -306,10 +342,15 @@ absl::Status SqliteStore::Put(const Update& update) {
     if (!status.ok()) return status;
   }
   if (absl::Status status = PutContributors(row, *snapshot.contributors, before); !status.ok()) return status;
-  if (before == nullptr || before->affine != snapshot.affine || before->optimizer != snapshot.optimizer) {
+  if (before == nullptr || before->affine != snapshot.affine || before->optimizer != snapshot.optimizer ||
+      before->affine_group != snapshot.affine_group) {
     const std::string affine = Encode(*snapshot.affine);
     const std::string optimizer = Encode(*snapshot.optimizer);
-    return put_parameters_.Bind(0, row).BindBlob(1, affine).BindBlob(2, optimizer).Run();
+    return put_parameters_.Bind(0, row)
+        .BindBlob(1, affine)
+        .BindBlob(2, optimizer)
+        .BindText(3, snapshot.affine_group)
+        .Run();
   }
   return absl::OkStatus();
 }
@@ -330,12 +371,25 @@ absl::Status SqliteStore::PutContributors(int64_t row, const layer::Contributors
   return status;
 }
 
-absl::Status SqliteStore::Remove(const std::string& uid) {
-  absl::StatusOr<int64_t> row = RowOf(uid);
+absl::Status SqliteStore::Remove(const GoneLayer& gone) {
+  absl::StatusOr<int64_t> row = RowOf(gone.uid);
   if (!row.ok()) return row.status();
   for (Statement* statement : {&delete_layer_, &delete_statistics_, &delete_parameters_, &delete_contributors_}) {
     if (absl::Status status = statement->Bind(0, *row).Run(); !status.ok()) return status;
   }
+  const std::string contributors = Encode(*gone.contributors);
+  return insert_gone_.Bind(0, *row)
+      .BindText(1, gone.uid)
+      .Bind(2, gone.version)
+      .Bind(3, absl::ToUnixNanos(gone.time))
+      .BindBlob(4, contributors)
+      .Run();
+}
+
+absl::Status SqliteStore::Forget(const std::string& uid) {
+  absl::StatusOr<int64_t> row = RowOf(uid);
+  if (!row.ok()) return row.status();
+  if (absl::Status status = delete_gone_.Bind(0, *row).Run(); !status.ok()) return status;
   return delete_requests_.Bind(0, *row).Bind(1, INT64_MAX).Run();
 }
 

@@ -6,11 +6,14 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "server/store/durability.h"
 #include "server/store/sqlite/database.h"
+#include "server/store/sqlite/snapshot_tables.h"
+#include "server/store/sqlite/sqlite_backup.h"
 #include "server/store/state_store.h"
 
 namespace normd::store {
@@ -36,6 +39,14 @@ class SqliteStore final : public StateStore {
   absl::Status Load(absl::FunctionRef<absl::Status(SnapshotPtr)> layer,
                     absl::FunctionRef<absl::Status(RequestRecord)> request) override;
   absl::Status Write(absl::Span<const Update> updates) override;
+  absl::StatusOr<std::vector<GoneLayer>> ListGone() override;
+  absl::StatusOr<std::vector<SnapshotInfo>> ListSnapshots() override { return snapshots_.List(); }
+  absl::Status ReadSnapshot(const std::string& name, absl::FunctionRef<absl::Status(SnapshotPtr)> layer) override {
+    return snapshots_.Read(name, layer);
+  }
+  absl::StatusOr<std::unique_ptr<BackupCopy>> StartBackup(const std::string& path) override {
+    return StartSqliteBackup(database_.get(), path);
+  }
   absl::Status Sync() override;
   absl::Duration sync_interval() const override;
   bool waits_for_disk() const override { return options_.durability == Durability::kPower; }
@@ -51,7 +62,8 @@ class SqliteStore final : public StateStore {
   // Those that differ from `before`; null: all.
   absl::Status PutContributors(int64_t row, const layer::Contributors& contributors,
                                const layer::LayerSnapshot* before);
-  absl::Status Remove(const std::string& uid);
+  absl::Status Remove(const GoneLayer& gone);
+  absl::Status Forget(const std::string& uid);
   absl::Status Record(const RequestRecord& request, int64_t forget_through);
   // The row of a layer. INTERNAL: there is none.
   absl::StatusOr<int64_t> RowOf(const std::string& uid) const;
@@ -70,9 +82,13 @@ class SqliteStore final : public StateStore {
   Statement delete_statistics_;
   Statement delete_parameters_;
   Statement delete_requests_;
+  Statement insert_gone_;
+  Statement delete_gone_;
   Statement insert_request_;
-  // Rows by uid.
+  SnapshotTables snapshots_;
+  // Rows by uid, also of layers that are gone and whose requests are kept.
   absl::flat_hash_map<std::string, int64_t> rows_;
+  absl::flat_hash_set<std::string> gone_;
   // Uids of the layers that the running transaction has put first.
   std::vector<std::string> added_;
 };

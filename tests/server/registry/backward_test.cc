@@ -190,8 +190,8 @@ TEST_F(BackwardTest, RefusesWhatDoesNotFitAndChangesNothing) {
          i.batch_mean = i.batch_var = {1, 1};
        },
        StatusCode::kInvalidArgument, "batch_mean and batch_var have 2 and 2 entries, want none in frozen mode"},
-      {"bn", Mode::kFrozen, [](BackwardInput& i) { i.version = 1; }, StatusCode::kFailedPrecondition,
-       "layer 'bn': is at version 2, want 1"},
+      {"bn", Mode::kFrozen, [](BackwardInput& i) { i.version = 3; }, StatusCode::kFailedPrecondition,
+       "layer 'bn': is at version 2, want 3"},
       {"plain", Mode::kTraining,
        [](BackwardInput& i) {
          i.gamma = {1, 1};

@@ -42,6 +42,11 @@ class GatedStore final : public store::StateStore {
     }
     return memory_.Write(updates);
   }
+  absl::StatusOr<std::vector<store::GoneLayer>> ListGone() override { return memory_.ListGone(); }
+  absl::StatusOr<std::vector<store::SnapshotInfo>> ListSnapshots() override { return memory_.ListSnapshots(); }
+  absl::Status ReadSnapshot(const std::string& name, absl::FunctionRef<absl::Status(SnapshotPtr)> layer) override {
+    return memory_.ReadSnapshot(name, layer);
+  }
   bool waits_for_disk() const override { return true; }
 
   void Close() {

@@ -73,6 +73,22 @@ TEST_F(InferenceTest, DenormalizeIsTheInverse) {
   EXPECT_EQ(result.version, 2);
 }
 
+TEST_F(InferenceTest, AnEarlierVersionGivesWhatItGaveThen) {
+  std::vector<double> before(12);
+  NORMD_ASSERT_OK(Infer(registry_, "bn", View(x_, {2, 2, 3}), 2, control_, Bytes(&before)));
+  NORMD_ASSERT_OK(registry_.ResetStatistics("bn", 0, ""));
+  std::vector<double> after(12);
+  NORMD_ASSERT_OK(Infer(registry_, "bn", View(x_, {2, 2, 3}), 0, control_, Bytes(&after)));
+  EXPECT_NE(after, before);
+  NORMD_ASSERT_OK_AND_ASSIGN(const auto pinned,
+                             Infer(registry_, "bn", View(x_, {2, 2, 3}), 2, control_, Bytes(&after)));
+  EXPECT_EQ(after, before);
+  EXPECT_EQ(pinned.version, 2);
+  std::vector<double> back(12);
+  NORMD_ASSERT_OK(Denormalize(registry_, "bn", View(after, {2, 2, 3}), 2, control_, Bytes(&back)));
+  for (size_t i = 0; i < 12; ++i) EXPECT_NEAR(back[i], x_[i], 1e-12);
+}
+
 TEST_F(InferenceTest, WithoutRunningStatisticsItUsesThoseOfTheInput) {
   MakeLayer("untracked", 2, "reference", [](layer::LayerConfig& c) { c.track_running_stats = false; });
   const std::vector<double> x = {1, 10, 3, 30};
@@ -103,8 +119,8 @@ TEST_F(InferenceTest, RefusesWhatDoesNotFit) {
   EXPECT_THAT(infer("bn2", {2, 2, 3}, 0), StatusIs(StatusCode::kNotFound, "layer 'bn2': does not exist"));
   EXPECT_THAT(infer("bn", {4, 3}, 0), StatusIs(StatusCode::kInvalidArgument, "layer 'bn': x has 3 channels, want 2"));
   EXPECT_THAT(infer("bn", {5, 2}, 0), StatusIs(StatusCode::kInvalidArgument, "x has 96 bytes of data, want 80"));
-  EXPECT_THAT(infer("bn", {2, 2, 3}, 1),
-              StatusIs(StatusCode::kFailedPrecondition, "layer 'bn': is at version 2, want 1"));
+  EXPECT_THAT(infer("bn", {2, 2, 3}, 3),
+              StatusIs(StatusCode::kFailedPrecondition, "layer 'bn': is at version 2, want 3"));
   EXPECT_THAT(infer("bn", {2, 2, 3}, -1), StatusIs(StatusCode::kInvalidArgument, "version is -1, want >= 0"));
   EXPECT_THAT(Denormalize(registry_, "bn", View(x_, {4, 3}), 0, control_, Bytes(&y)),
               StatusIs(StatusCode::kInvalidArgument, "layer 'bn': y has 3 channels, want 2"));

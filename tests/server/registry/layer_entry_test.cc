@@ -7,6 +7,8 @@
 #include <thread>
 
 #include "server/layer/content_hash.h"
+#include "server/registry/affine_groups.h"
+#include "server/registry/recent_versions.h"
 #include "tests/server/registry/registry_fixture.h"
 #include "tests/status_matchers.h"
 
@@ -45,9 +47,15 @@ class LayerEntryTest : public ::testing::Test {
   tests::FakeClock clock_;
   store::MemoryStore store_;
   Committer committer_{&store_};
+  ChangeGate gate_;
+  AffineGroups groups_{&gate_, &committer_};
+  WatchHub watchers_;
   std::atomic<int64_t> remembered_ = 0;
-  const std::shared_ptr<LayerEntry> owner_ =
-      std::make_shared<LayerEntry>(First(), LayerContext{&clock_, &committer_, {}, &remembered_});
+  std::atomic<int64_t> kept_bytes_ = 0;
+  const std::shared_ptr<LayerEntry> owner_ = std::make_shared<LayerEntry>(
+      First(), std::make_unique<RequestLog>(RequestLimits{}, &remembered_),
+      LayerContext{
+          &clock_, &committer_, &gate_, &groups_, &watchers_, {}, &remembered_, {.per_layer = 3}, &kept_bytes_});
   LayerEntry& entry_ = *owner_;
 };
 
@@ -133,16 +141,85 @@ TEST_F(LayerEntryTest, ReadersDoNotWaitForARunningCommit) {
 }
 
 TEST_F(LayerEntryTest, NoCommitComesAfterTheEnd) {
-  EXPECT_THAT(entry_.MarkDeleted([](const LayerSnapshot&) { return absl::AbortedError("not this one"); }),
-              StatusIs(StatusCode::kAborted));
-  EXPECT_FALSE(entry_.IsDeleted());
-  EXPECT_THAT(entry_.MarkDeleted([](const LayerSnapshot&) { return absl::OkStatus(); }), IsOk());
+  NORMD_ASSERT_OK(entry_.Commit("r", 1, [](LayerSnapshot& next) { return SetMean(next, 7); }));
+  const std::unique_ptr<RequestLog> requests = entry_.MarkDeleted();
   EXPECT_TRUE(entry_.IsDeleted());
+  EXPECT_EQ(requests->size(), 1);
   EXPECT_THAT(entry_.Commit("", 0, [](LayerSnapshot& next) { return SetMean(next, 8); }),
               StatusIs(StatusCode::kNotFound, "layer 'bn1': has been deleted"));
-  EXPECT_THAT(entry_.MarkDeleted([](const LayerSnapshot&) { return absl::OkStatus(); }),
-              StatusIs(StatusCode::kNotFound));
-  EXPECT_EQ(entry_.Snapshot()->version, 1);
+  EXPECT_EQ(entry_.Snapshot()->version, 2);
+}
+
+TEST_F(LayerEntryTest, AFrozenLayerTakesOnlyTheChangeThatUnfreezesIt) {
+  const auto freeze = [](bool frozen) {
+    return [frozen](LayerSnapshot& next) {
+      auto config = std::make_shared<layer::LayerConfig>(*next.config);
+      config->frozen = frozen;
+      next.config = std::move(config);
+      return absl::OkStatus();
+    };
+  };
+  const auto train = [](LayerSnapshot& next) { return SetMean(next, 3); };
+  NORMD_ASSERT_OK(entry_.Commit("trained", 1, train));
+  const std::string hash = entry_.Snapshot()->content_hash;
+  NORMD_ASSERT_OK(entry_.Commit("", 0, freeze(true)));
+  EXPECT_EQ(entry_.Snapshot()->version, 3);
+  // It gives the same output as before.
+  EXPECT_EQ(entry_.Snapshot()->content_hash, hash);
+  EXPECT_THAT(entry_.Commit("late", 2, train),
+              StatusIs(StatusCode::kFailedPrecondition, "layer 'bn1': is frozen at version 3"));
+  EXPECT_EQ(entry_.Snapshot()->version, 3);
+  // A retry of what was done before is answered, and so is a change of nothing.
+  NORMD_ASSERT_OK_AND_ASSIGN(auto replay, entry_.Commit("trained", 1, train));
+  EXPECT_TRUE(replay.replayed);
+  NORMD_ASSERT_OK(entry_.Commit("", 0, [](LayerSnapshot&) { return absl::OkStatus(); }));
+  NORMD_ASSERT_OK(entry_.Commit("", 0, freeze(false)));
+  NORMD_ASSERT_OK(entry_.Commit("late", 2, train));
+  EXPECT_EQ(entry_.Snapshot()->version, 5);
+}
+
+TEST_F(LayerEntryTest, KeepsTheLatestVersionsForReadersThatAskForOne) {
+  for (int i = 2; i <= 6; ++i) {
+    NORMD_ASSERT_OK(entry_.Commit("", 0, [i](LayerSnapshot& next) { return SetMean(next, i); }));
+  }
+  for (int64_t version = 3; version <= 6; ++version) {
+    NORMD_ASSERT_OK_AND_ASSIGN(const auto kept, entry_.SnapshotAt(version));
+    EXPECT_EQ(kept->version, version);
+    EXPECT_EQ(kept->statistics->running_mean[0], version);
+  }
+  EXPECT_EQ(*entry_.SnapshotAt(0), entry_.Snapshot());
+  EXPECT_THAT(entry_.SnapshotAt(2), StatusIs(StatusCode::kFailedPrecondition, "is at version 6, want 2"));
+  EXPECT_THAT(entry_.SnapshotAt(7), StatusIs(StatusCode::kFailedPrecondition, "is at version 6, want 7"));
+  EXPECT_THAT(entry_.SnapshotAt(-1), StatusIs(StatusCode::kInvalidArgument, "version is -1"));
+  EXPECT_GT(kept_bytes_.load(), 3 * 512);
+}
+
+TEST(RecentVersionsTest, TogetherTheyStayWithinABudget) {
+  std::atomic<int64_t> total = 0;
+  const auto version = [](int64_t number) {
+    auto snapshot = std::make_shared<LayerSnapshot>();
+    snapshot->version = number;
+    snapshot->statistics = std::make_shared<layer::Statistics>();
+    snapshot->affine = std::make_shared<layer::Affine>();
+    return snapshot;
+  };
+  {
+    const VersionLimits limits{.per_layer = 10, .total_bytes = 2000};
+    RecentVersions a(limits, &total);
+    RecentVersions b(limits, &total);
+    a.Add(version(1));
+    a.Add(version(2));
+    b.Add(version(1));
+    EXPECT_NE(a.Find(1), nullptr);
+    // The one that goes on gives up its own.
+    EXPECT_EQ(b.Add(version(2))->version, 1);
+    EXPECT_EQ(b.Find(1), nullptr);
+    EXPECT_NE(b.Find(2), nullptr);
+    EXPECT_NE(a.Find(1), nullptr);
+    EXPECT_LE(total.load(), 2000);
+    EXPECT_EQ(RecentVersions({.per_layer = 0, .total_bytes = 2000}, &total).Find(1), nullptr);
+  }
+  EXPECT_EQ(total.load(), 0);
 }
 
 }  // namespace

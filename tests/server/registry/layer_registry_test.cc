@@ -88,7 +88,7 @@ TEST_F(LayerRegistryTest, RefusesBadCreationsAndKeepsNothing) {
 }
 
 TEST_F(LayerRegistryTest, HoldsNoMoreThanItsLimit) {
-  LayerRegistry small({.max_layers = 2, .requests = {}}, clock_, &store_);
+  LayerRegistry small({.max_layers = 2, .requests = {}, .versions = {}}, clock_, &store_);
   EXPECT_THAT(small.Create(Spec("a", 1)), IsOk());
   EXPECT_THAT(small.Create(Spec("b", 1)), IsOk());
   EXPECT_THAT(small.Create(Spec("c", 1)), StatusIs(StatusCode::kResourceExhausted, "the server holds 2 layers"));

@@ -43,6 +43,7 @@ void ExpectSame(const layer::LayerSnapshot& got, const layer::LayerSnapshot& wan
   EXPECT_EQ(got.content_hash, want.content_hash);
   EXPECT_EQ(got.create_time, want.create_time);
   EXPECT_EQ(got.update_time, want.update_time);
+  EXPECT_EQ(got.affine_group, want.affine_group);
 }
 
 class ConformanceTest : public ::testing::TestWithParam<std::string> {
@@ -180,22 +181,143 @@ TEST_P(ConformanceTest, ForgetsRequestsOfOneLayerUpToASequence) {
   EXPECT_THAT(left, ::testing::UnorderedElementsAre("kept", "r5", "r6"));
 }
 
-TEST_P(ConformanceTest, RemovesALayerWithItsRequests) {
+TEST_P(ConformanceTest, RemembersALayerThatIsGoneUntilItIsForgotten) {
   ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1)), Put(SomeLayer("b", 1)), Request("uid-of-a", 1, "r"),
                              Request("uid-of-b", 1, "s")}),
               IsOk());
   Update remove = Request("", 1, "delete");
-  remove.remove = "uid-of-a";
+  const auto contributors = SomeLayer("a", 7)->contributors;
+  remove.remove = GoneLayer{
+      .uid = "uid-of-a", .version = 42, .contributors = contributors, .time = absl::FromUnixNanos(1'234'567'891)};
   ASSERT_THAT(store_->Write({remove}), IsOk());
   Contents contents = Load();
   ASSERT_EQ(contents.layers.size(), 1);
   EXPECT_EQ(contents.layers[0]->name, "b");
-  EXPECT_EQ(contents.requests.size(), 2);
+  EXPECT_EQ(contents.requests.size(), 3);
+  auto gone = store_->ListGone();
+  ASSERT_THAT(gone, IsOk());
+  ASSERT_EQ(gone->size(), 1);
+  EXPECT_EQ(gone->front().uid, "uid-of-a");
+  EXPECT_EQ(gone->front().version, 42);
+  EXPECT_EQ(*gone->front().contributors, *contributors);
+  EXPECT_EQ(gone->front().time, remove.remove->time);
   // The name is free again.
   auto again = std::make_shared<layer::LayerSnapshot>(*SomeLayer("a", 9));
   again->uid = "another";
   ASSERT_THAT(store_->Write({Put(again)}), IsOk());
   EXPECT_EQ(Load().layers.size(), 2);
+
+  // It comes back, with its requests.
+  Update leave;
+  leave.remove = GoneLayer{.uid = "another", .version = 1, .contributors = contributors, .time = {}};
+  ASSERT_THAT(store_->Write({leave, Put(SomeLayer("a", 3))}), IsOk());
+  ASSERT_THAT(store_->Write({Request("uid-of-a", 2, "r2")}), IsOk());
+  contents = Load();
+  ASSERT_EQ(contents.layers.size(), 2);
+  ExpectSame(*contents.layers[0], *SomeLayer("a", 3));
+  EXPECT_EQ(contents.requests.size(), 4);
+  ASSERT_THAT(store_->ListGone(), IsOk());
+  EXPECT_EQ(store_->ListGone()->size(), 1);
+
+  // Gone once more, and forgotten.
+  remove.request->sequence = 2;
+  ASSERT_THAT(store_->Write({remove}), IsOk());
+  Update forget;
+  forget.forget = "uid-of-a";
+  ASSERT_THAT(store_->Write({forget}), IsOk());
+  contents = Load();
+  EXPECT_EQ(contents.layers.size(), 1);
+  for (const RequestRecord& request : contents.requests) EXPECT_NE(request.layer_uid, "uid-of-a");
+  EXPECT_EQ(store_->ListGone()->size(), 1);
+}
+
+TEST_P(ConformanceTest, KeepsNamedSnapshotsApartFromTheLayers) {
+  auto first = std::make_shared<NamedSnapshot>();
+  first->info = {.name = "before",
+                 .layer = "",
+                 .prefix = "m.",
+                 .num_layers = 2,
+                 .create_time = absl::FromUnixNanos(1'700'000'000'123'456'789)};
+  first->layers = {SomeLayer("m.a", 1), SomeLayer("m.b", 2)};
+  auto second = std::make_shared<NamedSnapshot>();
+  second->info = {.name = "after", .layer = "m.a", .prefix = "", .num_layers = 1, .create_time = {}};
+  second->layers = {SomeLayer("m.a", 5)};
+  Update puts[2];
+  puts[0].put_snapshot = first;
+  puts[1].put_snapshot = second;
+  ASSERT_THAT(store_->Write({Put(SomeLayer("m.a", 9)), puts[0], puts[1]}), IsOk());
+  EXPECT_EQ(Load().layers.size(), 1);
+  auto infos = store_->ListSnapshots();
+  ASSERT_THAT(infos, IsOk());
+  EXPECT_THAT(*infos, ElementsAre(second->info, first->info));
+
+  std::vector<StateStore::SnapshotPtr> layers;
+  const auto take = [&](StateStore::SnapshotPtr layer) {
+    layers.push_back(std::move(layer));
+    return absl::OkStatus();
+  };
+  ASSERT_THAT(store_->ReadSnapshot("before", take), IsOk());
+  ASSERT_EQ(layers.size(), 2);
+  ExpectSame(*layers[0], *first->layers[0]);
+  ExpectSame(*layers[1], *first->layers[1]);
+  EXPECT_THAT(store_->ReadSnapshot("never", take), StatusIs(StatusCode::kNotFound, "snapshot 'never' does not exist"));
+  EXPECT_THAT(store_->ReadSnapshot("before", [](const auto&) { return absl::CancelledError("enough"); }),
+              StatusIs(StatusCode::kCancelled, "enough"));
+
+  Update remove;
+  remove.remove_snapshot = "before";
+  ASSERT_THAT(store_->Write({remove}), IsOk());
+  Load();
+  EXPECT_THAT(*store_->ListSnapshots(), ElementsAre(second->info));
+  EXPECT_THAT(store_->ReadSnapshot("before", take), StatusIs(StatusCode::kNotFound));
+}
+
+TEST_P(ConformanceTest, ACopyIsAStoreOfItsOwn) {
+  const std::string path = absl::StrCat(folder_, "/copy.db");
+  if (GetParam() == "memory") {
+    EXPECT_THAT(store_->StartBackup(path), StatusIs(StatusCode::kFailedPrecondition, "in memory only"));
+    return;
+  }
+  std::vector<Update> updates;
+  for (int i = 0; i < 300; ++i) updates.push_back(Put(SomeLayer(absl::StrCat("layer", 1000 + i), i, 1000)));
+  updates.push_back(Request("uid-of-layer1000", 1, "r"));
+  ASSERT_THAT(store_->Write(updates), IsOk());
+  int steps = 0;
+  {
+    auto copy = store_->StartBackup(path);
+    ASSERT_THAT(copy, IsOk());
+    for (bool complete = false; !complete; ++steps) {
+      auto step = (*copy)->Step();
+      ASSERT_THAT(step, IsOk());
+      complete = *step;
+      // What is written meanwhile is in the copy as well.
+      if (steps == 0) {
+        EXPECT_THAT(store_->Write({Put(SomeLayer("layer1000", 77, 1000)), Request("uid-of-layer1000", 2, "s")}),
+                    IsOk());
+      }
+    }
+  }
+  EXPECT_GT(steps, 2);
+  EXPECT_THAT(store_->StartBackup(path), StatusIs(StatusCode::kAlreadyExists, "exists already"));
+  auto opened = OpenBackup(path);
+  ASSERT_THAT(opened, IsOk());
+  store_ = *std::move(opened);
+  std::vector<StateStore::SnapshotPtr> layers;
+  std::vector<std::string> requests;
+  ASSERT_THAT(store_->Load(
+                  [&](StateStore::SnapshotPtr layer) {
+                    layers.push_back(std::move(layer));
+                    return absl::OkStatus();
+                  },
+                  [&](const RequestRecord& request) {
+                    requests.push_back(request.request_id);
+                    return absl::OkStatus();
+                  }),
+              IsOk());
+  ASSERT_EQ(layers.size(), 300);
+  ExpectSame(*layers[0], *SomeLayer("layer1000", 77, 1000));
+  ExpectSame(*layers[299], *SomeLayer("layer1299", 299, 1000));
+  EXPECT_THAT(requests, ElementsAre("r", "s"));
 }
 
 TEST_P(ConformanceTest, EndsALoadWithTheFirstError) {

@@ -22,6 +22,7 @@ inline store::StateStore::SnapshotPtr SomeLayer(const std::string& name, double 
   config.normalize_training_with = layer::TrainingStatistics::kRunningAfterUpdate;
   config.clip = 7.5;
   config.non_finite_policy = layer::NonFinitePolicy::kPropagate;
+  config.frozen = true;
   layer::Statistics statistics = layer::Statistics::Initial(config);
   layer::Affine affine = layer::Affine::Initial(config);
   layer::OptimizerState optimizer;
@@ -51,6 +52,7 @@ inline store::StateStore::SnapshotPtr SomeLayer(const std::string& name, double 
   snapshot->optimizer = std::make_shared<layer::OptimizerState>(optimizer);
   snapshot->contributors = std::make_shared<layer::Contributors>(layer::Contributors::FromSorted(
       {{"actor", static_cast<int64_t>(seed) + 1}, {std::string("b\0'\xff", 4), 1LL << 60}}));
+  snapshot->affine_group = "group";
   snapshot->version = 42;
   snapshot->config_version = 4;
   snapshot->content_hash = layer::ContentHash(config, statistics, affine);

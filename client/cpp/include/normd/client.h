@@ -170,8 +170,8 @@ class Client {
   virtual absl::StatusOr<Layer> GetLayer(absl::string_view name, bool with_state = false,
                                          const CallOptions& options = {}) = 0;
   virtual absl::StatusOr<LayerPage> ListLayers(const ListLayersOptions& list = {}, const CallOptions& options = {}) = 0;
-  // Changes `fields` (eps, update_weight, normalize_training_with, clip, non_finite_policy) to their values in
-  // `config`. A non-empty etag must be the layer's present one, or the call is ABORTED.
+  // Changes `fields` (eps, update_weight, normalize_training_with, clip, non_finite_policy, frozen) to their values
+  // in `config`. A non-empty etag must be the layer's present one, or the call is ABORTED.
   virtual absl::StatusOr<Layer> UpdateLayer(absl::string_view name, const LayerConfig& config,
                                             const std::vector<std::string>& fields, absl::string_view etag = "",
                                             const CallOptions& options = {}) = 0;

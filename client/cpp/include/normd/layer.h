@@ -37,6 +37,8 @@ struct LayerConfig {
   // Bound on |x_hat|.
   std::optional<double> clip;
   std::optional<NonFinitePolicy> non_finite_policy;
+  // Nothing of the layer changes but this.
+  std::optional<bool> frozen;
 };
 
 // What a layer has learned. Lists have num_channels entries, or none where they do not apply.
@@ -48,6 +50,8 @@ struct LayerState {
   std::vector<int64_t> skipped_batches;
   std::vector<double> gamma;
   std::vector<double> beta;
+  // 1 / sqrt(running_var + eps). Only in what the server returns.
+  std::vector<double> inv_std;
 };
 
 // A layer as the server knows it.

@@ -1,0 +1,28 @@
+#include "server/registry/joint_change.h"
+
+#include "absl/strings/str_cat.h"
+#include "server/registry/layer_entry.h"
+
+namespace normd::registry {
+
+absl::Status ChangeTogether(ChangeGate* gate, Committer* committer,
+                            absl::FunctionRef<absl::Status(std::vector<Committer::Change>*)> make,
+                            absl::FunctionRef<void()> stored) {
+  const ChangeGate::Alone alone(gate);
+  return committer->UseStore([&](store::StateStore* store) -> absl::Status {
+    std::vector<Committer::Change> changes;
+    if (absl::Status status = make(&changes); !status.ok()) return status;
+    std::vector<store::Update> updates;
+    updates.reserve(changes.size());
+    for (const Committer::Change& change : changes) updates.push_back(change.update);
+    absl::Status status = updates.empty() ? absl::OkStatus() : store->Write(updates);
+    if (!status.ok()) return absl::Status(status.code(), absl::StrCat("nothing has changed: ", status.message()));
+    for (const Committer::Change& change : changes) {
+      if (change.entry != nullptr) change.entry->Adopt(change.update);
+    }
+    stored();
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace normd::registry

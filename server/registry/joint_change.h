@@ -1,0 +1,23 @@
+#ifndef NORMD_SERVER_REGISTRY_JOINT_CHANGE_H_
+#define NORMD_SERVER_REGISTRY_JOINT_CHANGE_H_
+
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "server/registry/change_gate.h"
+#include "server/registry/committer.h"
+
+namespace normd::registry {
+
+// Runs `make` while no other change is under way and all before are stored; stores what it asks for in one transaction,
+// all or nothing, and hands it to the layers. `stored` runs after that and before any other change. REQUIRES: no lock
+// of a layer is held, and the caller is not inside the gate.
+absl::Status ChangeTogether(
+    ChangeGate* gate, Committer* committer,
+    absl::FunctionRef<absl::Status(std::vector<Committer::Change>* changes)> make,
+    absl::FunctionRef<void()> stored = [] {});
+
+}  // namespace normd::registry
+
+#endif  // NORMD_SERVER_REGISTRY_JOINT_CHANGE_H_

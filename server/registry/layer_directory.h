@@ -1,0 +1,130 @@
+#ifndef NORMD_SERVER_REGISTRY_LAYER_DIRECTORY_H_
+#define NORMD_SERVER_REGISTRY_LAYER_DIRECTORY_H_
+
+#include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/container/btree_map.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "server/base/clock.h"
+#include "server/base/mutex.h"
+#include "server/registry/affine_groups.h"
+#include "server/registry/change_gate.h"
+#include "server/registry/committer.h"
+#include "server/registry/layer_entry.h"
+#include "server/registry/request_log.h"
+#include "server/registry/watch_hub.h"
+#include "server/store/state_store.h"
+
+namespace normd::registry {
+
+struct ListPage {
+  std::vector<std::shared_ptr<const layer::LayerSnapshot>> layers;
+  // Name to go on after; empty: nothing follows.
+  std::string last_name;
+};
+
+// Which layers there are, by name, and how their number changes: layers come and go, and several change together, in
+// one transaction that no other change falls into. What such a change is, its callers say. Thread-safe.
+class LayerDirectory {
+ public:
+  using SnapshotPtr = std::shared_ptr<const layer::LayerSnapshot>;
+
+  // `clock` and `store` outlive this. Load comes before anything else.
+  LayerDirectory(const RequestLimits& requests, const VersionLimits& versions, const base::Clock& clock,
+                 store::StateStore* store);
+  ~LayerDirectory();
+
+  // Takes over what is stored. Statuses of StateStore::Load.
+  absl::Status Load();
+
+  // NOT_FOUND: no such layer. INVALID_ARGUMENT: no layer can have this name.
+  absl::StatusOr<std::shared_ptr<LayerEntry>> Find(absl::string_view name) const;
+  // Up to `page_size` layers in byte order whose name starts with `prefix` and comes after `after`.
+  ListPage List(absl::string_view prefix, absl::string_view after, int page_size) const;
+  int64_t size() const;
+  absl::Time Now() const { return context_.clock->Now(); }
+  AffineGroups& groups() { return groups_; }
+  WatchHub& watchers() { return watchers_; }
+
+  // A layer that comes.
+  struct Made {
+    SnapshotPtr first;
+    // Requests that it remembers from before, by sequence, if the directory knows none of its uid.
+    std::vector<store::RequestRecord> requests;
+  };
+  struct LifecycleChange {
+    std::vector<Made> made;
+    std::vector<Committer::Change> changed;
+    std::vector<std::shared_ptr<LayerEntry>> gone;
+    std::shared_ptr<const store::NamedSnapshot> put_snapshot;
+    std::string remove_snapshot;
+    // What a retry is answered with; the fingerprint is filled in.
+    RequestLog::Outcome outcome;
+  };
+  struct LifecycleResult {
+    RequestLog::Outcome outcome;
+    // `make` did not run: the outcome is that of the first application.
+    bool replayed = false;
+  };
+  // Carries out what `make` asks for, while no other change is under way: all of it or, on any error, nothing. `make`
+  // sees every layer at its newest version. INVALID_ARGUMENT: `request_id` is known with another fingerprint. `subject`
+  // begins the text of errors that are not of `make`.
+  absl::StatusOr<LifecycleResult> Change(absl::string_view subject, absl::string_view request_id, uint64_t fingerprint,
+                                         absl::FunctionRef<absl::Status(LifecycleChange*)> make);
+
+  // What is remembered of a deleted layer with this uid, or null. Within Change, and good until its end.
+  const store::GoneLayer* FindGone(const std::string& uid) const ABSL_NO_THREAD_SAFETY_ANALYSIS;
+
+  // See Committer.
+  absl::Status UseStore(absl::FunctionRef<absl::Status(store::StateStore*)> use) { return committer_.UseStore(use); }
+
+ private:
+  // What is remembered of a layer that has been deleted, in case it comes back.
+  struct Retired {
+    store::GoneLayer layer;
+    std::unique_ptr<RequestLog> requests;
+  };
+
+  std::unique_ptr<RequestLog> NewLog();
+  store::GoneLayer GoneNow(const layer::LayerSnapshot& last) const;
+  // Of retired layers: asks the store to forget those that no retry concerns any more. What is gone then is in `uids`.
+  void ForgetRetired(std::vector<Committer::Change>* changes, std::vector<std::string>* uids) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lifecycle_mutex_);
+  // Takes over what is stored.
+  void TakeOver(const LifecycleChange& change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lifecycle_mutex_);
+
+  const RequestLimits request_limits_;
+  store::StateStore* const store_;
+  std::atomic<int64_t> remembered_requests_ = 0;
+  std::atomic<int64_t> kept_version_bytes_ = 0;
+  ChangeGate gate_;
+  // Held over a whole Change; taken before any other.
+  base::Mutex lifecycle_mutex_;
+  // Of Change.
+  RequestLog requests_ ABSL_GUARDED_BY(lifecycle_mutex_);
+  // By uid.
+  absl::flat_hash_map<std::string, Retired> retired_ ABSL_GUARDED_BY(lifecycle_mutex_);
+  // The first to be deleted first.
+  std::deque<std::string> retired_order_ ABSL_GUARDED_BY(lifecycle_mutex_);
+  // Held for a look into the map only.
+  mutable base::SharedMutex mutex_;
+  absl::btree_map<std::string, std::shared_ptr<LayerEntry>> layers_ ABSL_GUARDED_BY(mutex_);
+  WatchHub watchers_;
+  // It publishes to the layers until it is gone.
+  Committer committer_;
+  AffineGroups groups_;
+  const LayerContext context_;
+};
+
+}  // namespace normd::registry
+
+#endif  // NORMD_SERVER_REGISTRY_LAYER_DIRECTORY_H_
