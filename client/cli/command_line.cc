@@ -16,7 +16,7 @@ void AddRequestId(CLI::App* verb, std::string* request_id) {
 }
 
 void AddCommandLine(CLI::App* app, Context* context) {
-  app->description("Talks to a normd server: layers, training steps, inference.");
+  app->description("Talks to a normd server: layers, training steps, inference, snapshots, backups.");
   app->footer("Exit codes: 0 done, 1 the call failed, 2 the command line is wrong.");
   app->require_subcommand(1);
   // Global options are understood behind the verb too. Verbs inherit this, so it comes before them.
@@ -46,10 +46,16 @@ void AddCommandLine(CLI::App* app, Context* context) {
   AddLayerDelete(layer, context);
   AddLayerReset(layer, context);
   AddLayerSetState(layer, context);
+  AddLayerFork(layer, context);
+  AddLayerFreeze(layer, context);
   AddTrain(app, context);
   AddInfer(app, context);
   AddDenormalize(app, context);
   AddDescribe(app, context);
+  AddWatch(app, context);
+  AddSnapshot(app, context);
+  AddBackup(app, context);
+  AddRestore(app, context);
   AddBench(app, context);
   AddHealth(app, context);
   AddVersion(app, context);

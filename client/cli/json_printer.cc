@@ -64,6 +64,34 @@ class JsonPrinter : public Printer {
     Print(out);
   }
 
+  // One line each.
+  void PrintChange(const LayerChange& change) override {
+    Json out;
+    if (change.deleted) {
+      out["deleted"] = true;
+      out["name"] = change.layer.name;
+      out["uid"] = change.layer.uid;
+      out["version"] = change.layer.version;
+    } else {
+      out = cli::ToJson(change.layer);
+    }
+    out_ << out.dump(-1, ' ', false, Json::error_handler_t::replace) << "\n";
+  }
+
+  void PrintSnapshots(const std::vector<Snapshot>& snapshots) override {
+    Json list = Json::array();
+    for (const Snapshot& snapshot : snapshots) list.push_back(cli::ToJson(snapshot));
+    Print({{"snapshots", std::move(list)}});
+  }
+
+  void PrintRestored(absl::string_view from, int64_t num_layers) override {
+    Print({{"from", std::string(from)}, {"num_layers", num_layers}});
+  }
+
+  void PrintBackup(absl::string_view path, int64_t bytes) override {
+    Print({{"path", std::string(path)}, {"bytes", bytes}});
+  }
+
   void PrintHealth(absl::string_view server, absl::string_view service, ServingStatus status) override {
     Print(
         {{"server", std::string(server)}, {"service", std::string(service)}, {"status", std::string(NameOf(status))}});

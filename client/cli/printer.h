@@ -43,6 +43,11 @@ class Printer {
   // Of Infer (`what` is "y") and Denormalize ("x").
   virtual void PrintInference(absl::string_view layer, absl::string_view what, const InferResult& result,
                               const Destination& output) = 0;
+  virtual void PrintChange(const LayerChange& change) = 0;
+  virtual void PrintSnapshots(const std::vector<Snapshot>& snapshots) = 0;
+  // `from`: a snapshot or a file.
+  virtual void PrintRestored(absl::string_view from, int64_t num_layers) = 0;
+  virtual void PrintBackup(absl::string_view path, int64_t bytes) = 0;
   virtual void PrintHealth(absl::string_view server, absl::string_view service, ServingStatus status) = 0;
   virtual void PrintBench(const BenchReport& report) = 0;
   virtual void PrintVersion(absl::string_view version) = 0;

@@ -82,6 +82,7 @@ Json ToJson(const LayerState& state) {
   out["skipped_batches"] = state.skipped_batches;
   out["gamma"] = ToJson(state.gamma);
   out["beta"] = ToJson(state.beta);
+  out["inv_std"] = ToJson(state.inv_std);
   return out;
 }
 
@@ -97,6 +98,17 @@ Json ToJson(const Layer& layer) {
   out["etag"] = layer.etag;
   out["create_time"] = ToText(layer.create_time);
   out["update_time"] = ToText(layer.update_time);
+  if (!layer.affine_group.empty()) out["affine_group"] = layer.affine_group;
+  return out;
+}
+
+Json ToJson(const Snapshot& snapshot) {
+  Json out;
+  out["name"] = snapshot.name;
+  if (!snapshot.selection.layer.empty()) out["layer"] = snapshot.selection.layer;
+  out["prefix"] = snapshot.selection.prefix;
+  out["num_layers"] = snapshot.num_layers;
+  out["create_time"] = ToText(snapshot.create_time);
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "normd/layer.h"
+#include "normd/snapshot.h"
 
 // Layers as JSON, in the wire's order and names.
 namespace normd::cli {
@@ -20,6 +21,7 @@ Json ToJson(const std::vector<double>& values);
 Json ToJson(const LayerConfig& config);
 Json ToJson(const LayerState& state);
 Json ToJson(const Layer& layer);
+Json ToJson(const Snapshot& snapshot);
 
 // The state in `text`, which is a layer as printed by `normctl layer get --output json`, or its `state` alone.
 // INVALID_ARGUMENT: it is neither.

@@ -79,6 +79,7 @@ class TablePrinter : public Printer {
     pairs.emplace_back("content_hash", layer.content_hash);
     pairs.emplace_back("etag", layer.etag);
     pairs.emplace_back("uid", layer.uid);
+    if (!layer.affine_group.empty()) pairs.emplace_back("affine_group", layer.affine_group);
     pairs.emplace_back("created", ToText(layer.create_time));
     pairs.emplace_back("updated", ToText(layer.update_time));
     PrintPairs(pairs, &out_);
@@ -134,6 +135,35 @@ class TablePrinter : public Printer {
                &out_);
   }
 
+  void PrintChange(const LayerChange& change) override {
+    const Layer& layer = change.layer;
+    out_ << layer.name << "  ";
+    if (change.deleted) {
+      out_ << "deleted\n";
+      return;
+    }
+    out_ << "version " << layer.version << "  " << absl::string_view(layer.content_hash).substr(0, 12) << "  "
+         << ToText(layer.update_time) << (layer.config.frozen.value_or(false) ? "  frozen" : "") << "\n";
+  }
+
+  void PrintSnapshots(const std::vector<Snapshot>& snapshots) override {
+    Table table({"NAME", "OF", "LAYERS", "CREATED"}, {false, false, true, false});
+    for (const Snapshot& snapshot : snapshots) {
+      const LayerSelection& of = snapshot.selection;
+      table.AddRow({snapshot.name, of.layer.empty() ? absl::StrCat(of.prefix, "*") : of.layer,
+                    absl::StrCat(snapshot.num_layers), ToText(snapshot.create_time)});
+    }
+    table.Print(&out_);
+  }
+
+  void PrintRestored(absl::string_view from, int64_t num_layers) override {
+    out_ << "restored " << num_layers << (num_layers == 1 ? " layer" : " layers") << " from " << from << "\n";
+  }
+
+  void PrintBackup(absl::string_view path, int64_t bytes) override {
+    out_ << "wrote " << bytes << " bytes to " << path << "\n";
+  }
+
   void PrintHealth(absl::string_view server, absl::string_view service, ServingStatus status) override {
     out_ << server << (service.empty() ? "" : " ") << service << ": " << NameOf(status) << "\n";
   }
@@ -167,11 +197,8 @@ class TablePrinter : public Printer {
     Table table({"CHANNEL", "RUNNING_MEAN", "RUNNING_VAR", "INV_STD", "GAMMA", "BETA", "SAMPLE_COUNT"},
                 std::vector<bool>(7, true));
     AddRows(static_cast<std::size_t>(layer.config.num_channels), all, 7, &table, [&](std::size_t i) {
-      const std::string inv_std = i < state.running_var.size()
-                                      ? Number(1 / std::sqrt(state.running_var[i] + layer.config.eps.value_or(0)))
-                                      : "-";
       return std::vector<std::string>{
-          absl::StrCat(i),        CellOf(state.running_mean, i), CellOf(state.running_var, i), inv_std,
+          absl::StrCat(i),        CellOf(state.running_mean, i), CellOf(state.running_var, i), CellOf(state.inv_std, i),
           CellOf(state.gamma, i), CellOf(state.beta, i),         CellOf(state.sample_count, i)};
     });
     table.Print(&out_);

@@ -16,10 +16,17 @@ void AddLayerUpdate(CLI::App* parent, Context* context);
 void AddLayerDelete(CLI::App* parent, Context* context);
 void AddLayerReset(CLI::App* parent, Context* context);
 void AddLayerSetState(CLI::App* parent, Context* context);
+void AddLayerFork(CLI::App* parent, Context* context);
+// freeze and unfreeze.
+void AddLayerFreeze(CLI::App* parent, Context* context);
 void AddTrain(CLI::App* parent, Context* context);
 void AddInfer(CLI::App* parent, Context* context);
 void AddDenormalize(CLI::App* parent, Context* context);
 void AddDescribe(CLI::App* parent, Context* context);
+void AddWatch(CLI::App* parent, Context* context);
+void AddSnapshot(CLI::App* parent, Context* context);
+void AddBackup(CLI::App* parent, Context* context);
+void AddRestore(CLI::App* parent, Context* context);
 void AddBench(CLI::App* parent, Context* context);
 void AddHealth(CLI::App* parent, Context* context);
 void AddVersion(CLI::App* parent, Context* context);

@@ -1,5 +1,7 @@
 #include "server/registry/joint_change.h"
 
+#include <optional>
+
 #include "absl/strings/str_cat.h"
 #include "server/registry/layer_entry.h"
 
@@ -8,7 +10,8 @@ namespace normd::registry {
 absl::Status ChangeTogether(ChangeGate* gate, Committer* committer,
                             absl::FunctionRef<absl::Status(std::vector<Committer::Change>*)> make,
                             absl::FunctionRef<void()> stored) {
-  const ChangeGate::Alone alone(gate);
+  std::optional<ChangeGate::Alone> alone;
+  if (gate != nullptr) alone.emplace(gate);
   return committer->UseStore([&](store::StateStore* store) -> absl::Status {
     std::vector<Committer::Change> changes;
     if (absl::Status status = make(&changes); !status.ok()) return status;

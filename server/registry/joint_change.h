@@ -11,8 +11,9 @@
 namespace normd::registry {
 
 // Runs `make` while no other change is under way and all before are stored; stores what it asks for in one transaction,
-// all or nothing, and hands it to the layers. `stored` runs after that and before any other change. REQUIRES: no lock
-// of a layer is held, and the caller is not inside the gate.
+// all or nothing, and hands it to the layers. `stored` runs after that and before any other change is stored. REQUIRES:
+// no lock of a layer is held, and the caller is not inside the gate. `gate` may be null for what concerns no layer that
+// others may change meanwhile.
 absl::Status ChangeTogether(
     ChangeGate* gate, Committer* committer,
     absl::FunctionRef<absl::Status(std::vector<Committer::Change>* changes)> make,

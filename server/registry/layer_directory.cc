@@ -112,7 +112,7 @@ int64_t LayerDirectory::size() const {
 }
 
 absl::StatusOr<LayerDirectory::LifecycleResult> LayerDirectory::Change(
-    absl::string_view subject, absl::string_view request_id, uint64_t fingerprint,
+    absl::string_view subject, absl::string_view request_id, uint64_t fingerprint, Scope scope,
     absl::FunctionRef<absl::Status(LifecycleChange*)> make) {
   const auto about = [&](const absl::Status& status) {
     return absl::Status(status.code(), absl::StrCat(subject, status.message()));
@@ -126,10 +126,12 @@ absl::StatusOr<LayerDirectory::LifecycleResult> LayerDirectory::Change(
   store::Update record;
   std::vector<std::string> forgotten;
   absl::Status refused;
+  if (scope == Scope::kBeside) refused = make(&change);
+  if (!refused.ok()) return refused;
   absl::Status status = ChangeTogether(
-      &gate_, &committer_,
+      scope == Scope::kAlone ? &gate_ : nullptr, &committer_,
       [&](std::vector<Committer::Change>* changes) ABSL_NO_THREAD_SAFETY_ANALYSIS -> absl::Status {
-        refused = make(&change);
+        if (scope == Scope::kAlone) refused = make(&change);
         if (!refused.ok()) return refused;
         for (const std::shared_ptr<LayerEntry>& entry : change.gone) {
           changes->push_back({nullptr, {.remove = GoneNow(*entry->Snapshot())}});
@@ -154,6 +156,9 @@ absl::StatusOr<LayerDirectory::LifecycleResult> LayerDirectory::Change(
         retired_order_.erase(retired_order_.begin(), retired_order_.begin() + static_cast<ptrdiff_t>(forgotten.size()));
         TakeOver(change);
       });
+  if (!status.ok()) {
+    for (const std::shared_ptr<LayerEntry>& entry : change.gone) entry->KeepAfterAll();
+  }
   if (!refused.ok()) return refused;
   if (!status.ok()) return about(status);
   return LifecycleResult{.outcome = std::move(change.outcome)};
@@ -181,7 +186,9 @@ void LayerDirectory::ForgetRetired(std::vector<Committer::Change>* changes, std:
 void LayerDirectory::TakeOver(const LifecycleChange& change) {
   for (const std::shared_ptr<LayerEntry>& entry : change.gone) {
     const SnapshotPtr last = entry->Snapshot();
-    std::unique_ptr<RequestLog> requests = entry->MarkDeleted();
+    // Fails if that was done before.
+    entry->MarkDeleted([](const layer::LayerSnapshot&) { return absl::OkStatus(); }).IgnoreError();
+    std::unique_ptr<RequestLog> requests = entry->ReleaseRequests();
     groups_.Leave(last->affine_group, entry.get());
     retired_[last->uid] = {.layer = GoneNow(*last), .requests = std::move(requests)};
     retired_order_.push_back(last->uid);

@@ -75,11 +75,17 @@ class LayerDirectory {
     // `make` did not run: the outcome is that of the first application.
     bool replayed = false;
   };
-  // Carries out what `make` asks for, while no other change is under way: all of it or, on any error, nothing. `make`
-  // sees every layer at its newest version. INVALID_ARGUMENT: `request_id` is known with another fingerprint. `subject`
-  // begins the text of errors that are not of `make`.
+  // Who has to wait for a change, besides others like it.
+  enum class Scope {
+    // Everybody: `make` sees every layer at its newest version, stored.
+    kAlone,
+    // Nobody. It makes layers, or ends some with MarkDeleted, and changes no other.
+    kBeside,
+  };
+  // Carries out what `make` asks for: all of it or, on any error, nothing. INVALID_ARGUMENT: `request_id` is known with
+  // another fingerprint. `subject` begins the text of errors that are not of `make`.
   absl::StatusOr<LifecycleResult> Change(absl::string_view subject, absl::string_view request_id, uint64_t fingerprint,
-                                         absl::FunctionRef<absl::Status(LifecycleChange*)> make);
+                                         Scope scope, absl::FunctionRef<absl::Status(LifecycleChange*)> make);
 
   // What is remembered of a deleted layer with this uid, or null. Within Change, and good until its end.
   const store::GoneLayer* FindGone(const std::string& uid) const ABSL_NO_THREAD_SAFETY_ANALYSIS;

@@ -146,9 +146,16 @@ void LayerEntry::Adopt(const store::Update& update) {
   Publish(absl::MakeConstSpan(&update.put, 1));
 }
 
-std::unique_ptr<RequestLog> LayerEntry::MarkDeleted() {
+absl::Status LayerEntry::MarkDeleted(absl::FunctionRef<absl::Status(const layer::LayerSnapshot&)> check) {
   const base::MutexLock commit_lock(&commit_mutex_);
-  deleted_.store(true, std::memory_order_release);
+  if (IsDeleted()) return DeletedError(*newest_);
+  absl::Status status = check(*newest_);
+  if (status.ok()) deleted_.store(true, std::memory_order_release);
+  return status;
+}
+
+std::unique_ptr<RequestLog> LayerEntry::ReleaseRequests() {
+  const base::MutexLock commit_lock(&commit_mutex_);
   return std::move(requests_);
 }
 

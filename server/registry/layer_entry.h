@@ -91,8 +91,13 @@ class LayerEntry : public std::enable_shared_from_this<LayerEntry> {
                                     absl::FunctionRef<absl::Status(layer::LayerSnapshot&)> change);
   // The same: `update`, of PrepareAlone, is stored.
   void Adopt(const store::Update& update);
-  // The same: the layer is gone, and every later Commit fails. Returns the requests that it remembers.
-  std::unique_ptr<RequestLog> MarkDeleted();
+  // Ends the layer if `check` agrees with its newest version: every later Commit fails. Waits for one that is under
+  // way.
+  absl::Status MarkDeleted(absl::FunctionRef<absl::Status(const layer::LayerSnapshot&)> check);
+  // Undoes MarkDeleted.
+  void KeepAfterAll() { deleted_.store(false, std::memory_order_release); }
+  // After MarkDeleted, for good: the requests that the layer remembers.
+  std::unique_ptr<RequestLog> ReleaseRequests();
   bool IsDeleted() const { return deleted_.load(std::memory_order_acquire); }
 
   // For the committer: `versions`, one after the other, are stored.

@@ -148,27 +148,28 @@ LayerRegistry::LayerRegistry(const RegistryOptions& options, const base::Clock& 
     : options_(options), directory_(options.requests, options.versions, clock, store) {}
 
 absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Make(
-    const std::string& name, const std::string& request_id, uint64_t fingerprint,
+    const std::string& name, const std::string& request_id, uint64_t fingerprint, LayerDirectory::Scope scope,
     absl::FunctionRef<absl::StatusOr<SnapshotPtr>(LayerDirectory::LifecycleChange*)> first) {
   SnapshotPtr made;
-  absl::StatusOr<LayerDirectory::LifecycleResult> result = directory_.Change(
-      layer::LayerPrefix(name), request_id, fingerprint, [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
-        const std::string prefix = layer::LayerPrefix(name);
-        if (Find(name).ok()) return absl::AlreadyExistsError(absl::StrCat(prefix, "exists already"));
-        if (size() >= options_.max_layers) {
-          return absl::ResourceExhaustedError(
-              absl::StrCat(prefix, "the server holds ", options_.max_layers, " layers, which is its limit"));
-        }
-        absl::StatusOr<SnapshotPtr> snapshot = first(change);
-        if (!snapshot.ok()) return snapshot.status();
-        made = *std::move(snapshot);
-        change->made.push_back({.first = made, .requests = {}});
-        change->outcome = {.version = made->version,
-                           .content_hash = made->content_hash,
-                           .num_batches_tracked = made->statistics->num_batches_tracked,
-                           .uid = made->uid};
-        return absl::OkStatus();
-      });
+  absl::StatusOr<LayerDirectory::LifecycleResult> result =
+      directory_.Change(layer::LayerPrefix(name), request_id, fingerprint, scope,
+                        [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
+                          const std::string prefix = layer::LayerPrefix(name);
+                          if (Find(name).ok()) return absl::AlreadyExistsError(absl::StrCat(prefix, "exists already"));
+                          if (size() >= options_.max_layers) {
+                            return absl::ResourceExhaustedError(absl::StrCat(
+                                prefix, "the server holds ", options_.max_layers, " layers, which is its limit"));
+                          }
+                          absl::StatusOr<SnapshotPtr> snapshot = first(change);
+                          if (!snapshot.ok()) return snapshot.status();
+                          made = *std::move(snapshot);
+                          change->made.push_back({.first = made, .requests = {}});
+                          change->outcome = {.version = made->version,
+                                             .content_hash = made->content_hash,
+                                             .num_batches_tracked = made->statistics->num_batches_tracked,
+                                             .uid = made->uid};
+                          return absl::OkStatus();
+                        });
   if (!result.ok()) return result.status();
   if (!result->replayed) return made;
   absl::StatusOr<std::shared_ptr<LayerEntry>> existing = Find(name);
@@ -187,7 +188,7 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Create(const CreateLay
   if (status.ok()) status = layer::ValidateStateUpdate(spec.config, spec.initial_state);
   if (!status.ok()) return layer::ForLayer(spec.name, status);
 
-  return Make(spec.name, spec.request_id, FingerprintOf(spec),
+  return Make(spec.name, spec.request_id, FingerprintOf(spec), LayerDirectory::Scope::kBeside,
               [&](LayerDirectory::LifecycleChange*) { return FirstSnapshot(spec, directory_.Now()); });
 }
 
@@ -233,14 +234,20 @@ absl::Status LayerRegistry::Delete(absl::string_view name, absl::string_view eta
   if (!status.ok()) return status;
   const uint64_t fingerprint = Fingerprint("Delete").AddBytes(name).AddBytes(etag).value();
 
+  // Waiting for the layer's running commit holds no other layer up, unless they share something.
+  const absl::StatusOr<std::shared_ptr<LayerEntry>> any = Find(name);
+  const bool shares = any.ok() && !(*any)->Snapshot()->affine_group.empty();
+  const LayerDirectory::Scope scope = shares ? LayerDirectory::Scope::kAlone : LayerDirectory::Scope::kBeside;
   return directory_
-      .Change(layer::LayerPrefix(name), request_id, fingerprint,
+      .Change(layer::LayerPrefix(name), request_id, fingerprint, scope,
               [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
                 absl::StatusOr<std::shared_ptr<LayerEntry>> entry = Find(name);
                 if (!entry.ok()) return entry.status();
-                if (absl::Status stale = CheckEtag(*(*entry)->Snapshot(), etag); !stale.ok()) return stale;
-                change->gone.push_back(*std::move(entry));
-                return absl::OkStatus();
+                // From here on nobody sees the layer.
+                absl::Status ended =
+                    (*entry)->MarkDeleted([&](const LayerSnapshot& newest) { return CheckEtag(newest, etag); });
+                if (ended.ok()) change->gone.push_back(*std::move(entry));
+                return ended;
               })
       .status();
 }
@@ -305,6 +312,7 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Fork(const ForkSpec& s
                                    .Add(spec.reset_statistics)
                                    .value();
   return Make(spec.new_name, spec.request_id, fingerprint,
+              spec.share_affine ? LayerDirectory::Scope::kAlone : LayerDirectory::Scope::kBeside,
               [&](LayerDirectory::LifecycleChange* change) -> absl::StatusOr<SnapshotPtr> {
                 absl::StatusOr<std::shared_ptr<LayerEntry>> source = Find(spec.name);
                 if (!source.ok()) return source.status();

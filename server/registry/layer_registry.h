@@ -100,7 +100,7 @@ class LayerRegistry {
  private:
   // Makes a layer that `first` returns, within LayerDirectory::Change.
   absl::StatusOr<SnapshotPtr> Make(
-      const std::string& name, const std::string& request_id, uint64_t fingerprint,
+      const std::string& name, const std::string& request_id, uint64_t fingerprint, LayerDirectory::Scope scope,
       absl::FunctionRef<absl::StatusOr<SnapshotPtr>(LayerDirectory::LifecycleChange*)> first);
 
   const RegistryOptions options_;

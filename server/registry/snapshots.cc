@@ -116,35 +116,37 @@ absl::StatusOr<store::SnapshotInfo> Snapshots::Create(const SnapshotSpec& spec) 
   const uint64_t fingerprint =
       Fingerprint("CreateSnapshot").AddBytes(spec.name).AddBytes(spec.layer).AddBytes(spec.prefix).value();
   auto snapshot = std::make_shared<store::NamedSnapshot>();
-  absl::StatusOr<LayerDirectory::LifecycleResult> result = directory_->Change(
-      subject, spec.request_id, fingerprint, [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
-        if (Find(spec.name).ok()) return absl::AlreadyExistsError(absl::StrCat(subject, "exists already"));
-        {
-          const base::MutexLock lock(&mutex_);
-          if (infos_.size() >= kMaxSnapshots) {
-            return absl::ResourceExhaustedError(
-                absl::StrCat(subject, "the server holds ", kMaxSnapshots, " snapshots, which is its limit"));
-          }
-        }
-        if (!spec.layer.empty()) {
-          absl::StatusOr<SnapshotPtr> layer = registry_->Get(spec.layer);
-          if (!layer.ok()) return layer.status();
-          snapshot->layers.push_back(*std::move(layer));
-        } else {
-          snapshot->layers = registry_->List(spec.prefix, "", INT_MAX).layers;
-        }
-        if (snapshot->layers.empty()) {
-          return absl::NotFoundError(
-              absl::StrCat(subject, "the server does not hold ", Selected(spec.layer, spec.prefix)));
-        }
-        snapshot->info = {.name = spec.name,
-                          .layer = spec.layer,
-                          .prefix = spec.prefix,
-                          .num_layers = static_cast<int64_t>(snapshot->layers.size()),
-                          .create_time = directory_->Now()};
-        change->put_snapshot = snapshot;
-        return absl::OkStatus();
-      });
+  absl::StatusOr<LayerDirectory::LifecycleResult> result =
+      directory_->Change(subject, spec.request_id, fingerprint, LayerDirectory::Scope::kAlone,
+                         [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
+                           if (Find(spec.name).ok())
+                             return absl::AlreadyExistsError(absl::StrCat(subject, "exists already"));
+                           {
+                             const base::MutexLock lock(&mutex_);
+                             if (infos_.size() >= kMaxSnapshots) {
+                               return absl::ResourceExhaustedError(absl::StrCat(
+                                   subject, "the server holds ", kMaxSnapshots, " snapshots, which is its limit"));
+                             }
+                           }
+                           if (!spec.layer.empty()) {
+                             absl::StatusOr<SnapshotPtr> layer = registry_->Get(spec.layer);
+                             if (!layer.ok()) return layer.status();
+                             snapshot->layers.push_back(*std::move(layer));
+                           } else {
+                             snapshot->layers = registry_->List(spec.prefix, "", INT_MAX).layers;
+                           }
+                           if (snapshot->layers.empty()) {
+                             return absl::NotFoundError(
+                                 absl::StrCat(subject, "the server does not hold ", Selected(spec.layer, spec.prefix)));
+                           }
+                           snapshot->info = {.name = spec.name,
+                                             .layer = spec.layer,
+                                             .prefix = spec.prefix,
+                                             .num_layers = static_cast<int64_t>(snapshot->layers.size()),
+                                             .create_time = directory_->Now()};
+                           change->put_snapshot = snapshot;
+                           return absl::OkStatus();
+                         });
   if (!result.ok()) return result.status();
   if (result->replayed) return Find(spec.name);
   const base::MutexLock lock(&mutex_);
@@ -156,7 +158,7 @@ absl::Status Snapshots::Delete(const std::string& name, absl::string_view reques
   if (absl::Status status = CheckRequest(name, request_id); !status.ok()) return status;
   absl::StatusOr<LayerDirectory::LifecycleResult> result =
       directory_->Change(Subject(name), request_id, Fingerprint("DeleteSnapshot").AddBytes(name).value(),
-                         [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
+                         LayerDirectory::Scope::kBeside, [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
                            if (absl::StatusOr<store::SnapshotInfo> info = Find(name); !info.ok()) return info.status();
                            change->remove_snapshot = name;
                            return absl::OkStatus();
@@ -189,12 +191,13 @@ absl::StatusOr<int64_t> Snapshots::Restore(const std::string& name, const Restor
                                    .Add(selection.new_name.has_value())
                                    .AddBytes(selection.new_name.value_or(""))
                                    .value();
-  absl::StatusOr<LayerDirectory::LifecycleResult> result = directory_->Change(
-      subject, request_id, fingerprint, [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
-        if (absl::StatusOr<store::SnapshotInfo> info = Find(name); !info.ok()) return info.status();
-        if (!status.ok()) return About(subject, status);
-        return Plan(stored, selection, subject, change);
-      });
+  absl::StatusOr<LayerDirectory::LifecycleResult> result =
+      directory_->Change(subject, request_id, fingerprint, LayerDirectory::Scope::kAlone,
+                         [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
+                           if (absl::StatusOr<store::SnapshotInfo> info = Find(name); !info.ok()) return info.status();
+                           if (!status.ok()) return About(subject, status);
+                           return Plan(stored, selection, subject, change);
+                         });
   if (!result.ok()) return result.status();
   // Of a restore an outcome holds the number of layers.
   return result->outcome.version;
@@ -217,7 +220,7 @@ absl::StatusOr<int64_t> Snapshots::RestoreBackup(const std::string& path, const 
       });
   if (!status.ok()) return About(kSubject, status);
   absl::StatusOr<LayerDirectory::LifecycleResult> result = directory_->Change(
-      kSubject, "", 0,
+      kSubject, "", 0, LayerDirectory::Scope::kAlone,
       [&](LayerDirectory::LifecycleChange* change) { return Plan(stored, selection, kSubject, change); });
   if (!result.ok()) return result.status();
   return result->outcome.version;

@@ -43,7 +43,7 @@ absl::StatusOr<WatchSpec> ToWatchSpec(const v1::WatchLayersRequest& request, con
     if (!spec.known.contains(name)) {
       if (absl::Status status = registry.Get(name).status(); !status.ok()) return status;
     }
-    spec.names.insert(name);
+    spec.names.push_back(name);
   }
   spec.prefix = request.prefix();
   if (request.view() != v1::LAYER_VIEW_UNSPECIFIED) {
@@ -68,6 +68,7 @@ WatchStream::WatchStream(grpc::CallbackServerContext* context, int64_t request_b
                          registry::LayerRegistry* registry, WatchStreams* open, CallObserver* observer)
     : context_(context), request_bytes_(request_bytes), observer_(observer), registry_(registry), open_(open) {
   if (spec.ok()) spec_ = *std::move(spec);
+  names_.insert(spec_.names.begin(), spec_.names.end());
   // Before the layers are read, so that no change is missed.
   registry_->directory()->watchers().Add(this);
   bool stopping = false;
@@ -99,7 +100,7 @@ WatchStream::WatchStream(grpc::CallbackServerContext* context, int64_t request_b
 }
 
 bool WatchStream::Watches(const std::string& name) const {
-  return spec_.names.empty() ? absl::StartsWith(name, spec_.prefix) : spec_.names.contains(name);
+  return names_.empty() ? absl::StartsWith(name, spec_.prefix) : names_.contains(name);
 }
 
 void WatchStream::Enqueue(const std::string& name) {
@@ -189,7 +190,7 @@ void WatchStream::End(const absl::Status& status) {
   if (finished_) return;
   finished_ = true;
   observer_->OnCall(CallRecord{.method = "WatchLayers",
-                               .layer = spec_.names.size() == 1 ? absl::string_view(*spec_.names.begin()) : "",
+                               .layer = spec_.names.size() == 1 ? absl::string_view(spec_.names.front()) : "",
                                .context = *context_,
                                .request_bytes = request_bytes_,
                                .response_bytes = response_bytes_,

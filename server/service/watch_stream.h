@@ -8,6 +8,7 @@
 #include <deque>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/btree_set.h"
@@ -24,7 +25,7 @@ namespace normd::service {
 // What a WatchLayers call asks for, checked.
 struct WatchSpec {
   // Empty: all that start with `prefix`.
-  absl::flat_hash_set<std::string> names;
+  std::vector<std::string> names;
   std::string prefix;
   v1::LayerView view = v1::LAYER_VIEW_STATE;
   std::chrono::nanoseconds min_interval{0};
@@ -92,6 +93,7 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::WatchLayersRespons
   registry::LayerRegistry* const registry_;
   WatchStreams* const open_;
   WatchSpec spec_;
+  absl::flat_hash_set<std::string> names_;
 
   base::Mutex mutex_;
   v1::WatchLayersResponse response_ ABSL_GUARDED_BY(mutex_);

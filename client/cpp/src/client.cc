@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/cpp/src/backup.h"
 #include "client/cpp/src/chunked_call.h"
 #include "client/cpp/src/connection.h"
 #include "client/cpp/src/convert.h"
@@ -14,6 +15,7 @@
 #include "client/cpp/src/shared_memory.h"
 #include "client/cpp/src/step_stream.h"
 #include "client/cpp/src/tensor_call.h"
+#include "client/cpp/src/watch.h"
 
 namespace normd {
 namespace internal {
@@ -115,6 +117,74 @@ class GrpcClient : public Client {
     request.set_reset_optimizer(reset_optimizer);
     request.set_request_id(RequestId(options));
     return LayerOf(connection_->Call<v1::SetStateResponse>(request, options, request.request_id()));
+  }
+
+  absl::StatusOr<Layer> ForkLayer(absl::string_view name, absl::string_view new_name,
+                                  const ForkOptions& options) override {
+    v1::ForkLayerRequest request;
+    request.set_name(name.data(), name.size());
+    request.set_new_name(new_name.data(), new_name.size());
+    request.set_version(options.version);
+    request.set_share_affine(options.share_affine);
+    request.set_reset_statistics(options.reset_statistics);
+    request.set_request_id(RequestId(options));
+    return LayerOf(connection_->Call<v1::ForkLayerResponse>(request, options, request.request_id()));
+  }
+
+  std::unique_ptr<LayerWatch> Watch(const WatchOptions& options) override {
+    return OpenWatch(connection_.get(), options);
+  }
+
+  absl::StatusOr<Snapshot> CreateSnapshot(absl::string_view name, const LayerSelection& selection,
+                                          const CallOptions& options) override {
+    v1::CreateSnapshotRequest request;
+    request.set_name(name.data(), name.size());
+    request.set_layer(selection.layer);
+    request.set_prefix(selection.prefix);
+    request.set_request_id(RequestId(options));
+    absl::StatusOr<v1::CreateSnapshotResponse> response =
+        connection_->Call<v1::CreateSnapshotResponse>(request, options, request.request_id());
+    if (!response.ok()) return response.status();
+    return FromProto(response->snapshot());
+  }
+
+  absl::StatusOr<std::vector<Snapshot>> ListSnapshots(absl::string_view prefix, const CallOptions& options) override {
+    v1::ListSnapshotsRequest request;
+    request.set_prefix(prefix.data(), prefix.size());
+    absl::StatusOr<v1::ListSnapshotsResponse> response = connection_->Call<v1::ListSnapshotsResponse>(request, options);
+    if (!response.ok()) return response.status();
+    std::vector<Snapshot> snapshots;
+    snapshots.reserve(response->snapshots_size());
+    for (const v1::Snapshot& snapshot : response->snapshots()) snapshots.push_back(FromProto(snapshot));
+    return snapshots;
+  }
+
+  absl::StatusOr<int64_t> RestoreSnapshot(absl::string_view name, const RestoreSelection& selection,
+                                          const CallOptions& options) override {
+    v1::RestoreSnapshotRequest request;
+    request.set_name(name.data(), name.size());
+    *request.mutable_selection() = ToProto(selection);
+    request.set_request_id(RequestId(options));
+    absl::StatusOr<v1::RestoreSnapshotResponse> response =
+        connection_->Call<v1::RestoreSnapshotResponse>(request, options, request.request_id());
+    if (!response.ok()) return response.status();
+    return response->num_layers();
+  }
+
+  absl::Status DeleteSnapshot(absl::string_view name, const CallOptions& options) override {
+    v1::DeleteSnapshotRequest request;
+    request.set_name(name.data(), name.size());
+    request.set_request_id(RequestId(options));
+    return connection_->Call<v1::DeleteSnapshotResponse>(request, options, request.request_id()).status();
+  }
+
+  absl::StatusOr<int64_t> Backup(const BackupSink& sink, const CallOptions& options) override {
+    return internal::Backup(connection_.get(), sink, options);
+  }
+
+  absl::StatusOr<int64_t> RestoreBackup(const BackupSource& source, const RestoreSelection& selection,
+                                        const CallOptions& options) override {
+    return internal::RestoreBackup(connection_.get(), source, selection, options);
   }
 
   absl::StatusOr<Tensor> AllocateTensor(DType dtype, std::vector<int64_t> shape, Layout layout) override {

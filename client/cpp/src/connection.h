@@ -38,6 +38,8 @@ class Connection {
   void Wait();
 
   Runtime& runtime() { return *runtime_; }
+  Stub& stub() { return stub_; }
+  const RetryPolicy& retry_policy() const { return options_.retry; }
   const std::shared_ptr<grpc::Channel>& channel() const { return stub_.channel(); }
   // Of the tensors that are sent and received.
   wire::BufferPool& buffers() { return buffers_; }

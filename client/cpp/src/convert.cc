@@ -219,6 +219,14 @@ v1::Moments ToProto(const Moments& moments) {
   return out;
 }
 
+v1::RestoreSelection ToProto(const RestoreSelection& selection) {
+  v1::RestoreSelection out;
+  out.set_layer(selection.selection.layer);
+  out.set_prefix(selection.selection.prefix);
+  if (selection.new_name) out.set_new_name(*selection.new_name);
+  return out;
+}
+
 LayerConfig FromProto(const v1::LayerConfig& config) {
   LayerConfig out;
   out.num_channels = config.num_channels();
@@ -260,7 +268,15 @@ Layer FromProto(const v1::Layer& layer) {
   out.etag = layer.etag();
   out.create_time = FromProto(layer.create_time());
   out.update_time = FromProto(layer.update_time());
+  out.affine_group = layer.affine_group();
   return out;
+}
+
+Snapshot FromProto(const v1::Snapshot& snapshot) {
+  return {.name = snapshot.name(),
+          .selection = {.layer = snapshot.layer(), .prefix = snapshot.prefix()},
+          .num_layers = snapshot.num_layers(),
+          .create_time = FromProto(snapshot.create_time())};
 }
 
 absl::Status CheckTensor(absl::string_view layer, absl::string_view what, const TensorView& tensor) {

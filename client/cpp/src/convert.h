@@ -9,9 +9,11 @@
 #include "normd/client.h"
 #include "normd/layer.h"
 #include "normd/moments.h"
+#include "normd/snapshot.h"
 #include "normd/tensor.h"
 #include "normd/v1/layer_service.pb.h"
 #include "normd/v1/normalization_service.pb.h"
+#include "normd/v1/snapshot_service.pb.h"
 #include "proto/wire/buffer_pool.h"
 #include "proto/wire/message_slices.h"
 #include "proto/wire/split_message.h"
@@ -24,10 +26,12 @@ v1::LayerState ToProto(const LayerState& state);
 v1::Sgd ToProto(const Sgd& sgd);
 v1::Adam ToProto(const Adam& adam);
 v1::Moments ToProto(const Moments& moments);
+v1::RestoreSelection ToProto(const RestoreSelection& selection);
 
 LayerConfig FromProto(const v1::LayerConfig& config);
 LayerState FromProto(const v1::LayerState& state);
 Layer FromProto(const v1::Layer& layer);
+Snapshot FromProto(const v1::Snapshot& snapshot);
 
 // INVALID_ARGUMENT, naming the layer and `what` (x, dy, y): a negative extent, extents whose product overflows, or data
 // of another length than the shape asks for. RESOURCE_EXHAUSTED: more than one message can carry.

@@ -16,6 +16,7 @@
 
 #include "normd/v1/layer_service.grpc.pb.h"
 #include "normd/v1/normalization_service.grpc.pb.h"
+#include "normd/v1/snapshot_service.grpc.pb.h"
 
 namespace normd::internal {
 
@@ -42,6 +43,9 @@ class Stub {
   explicit Stub(std::shared_ptr<grpc::Channel> channel);
 
   const std::shared_ptr<grpc::Channel>& channel() const { return channel_; }
+  // Of streams.
+  v1::LayerService::Stub* layers() { return layers_.get(); }
+  v1::SnapshotService::Stub* snapshots() { return snapshots_.get(); }
   // Of methods by name.
   grpc::GenericStub* generic() { return &generic_; }
 
@@ -72,6 +76,26 @@ class Stub {
   grpc::Status Call(grpc::ClientContext* context, const v1::SetStateRequest& request, v1::SetStateResponse* response) {
     return layers_->SetState(context, request, response);
   }
+  grpc::Status Call(grpc::ClientContext* context, const v1::ForkLayerRequest& request,
+                    v1::ForkLayerResponse* response) {
+    return layers_->ForkLayer(context, request, response);
+  }
+  grpc::Status Call(grpc::ClientContext* context, const v1::CreateSnapshotRequest& request,
+                    v1::CreateSnapshotResponse* response) {
+    return snapshots_->CreateSnapshot(context, request, response);
+  }
+  grpc::Status Call(grpc::ClientContext* context, const v1::ListSnapshotsRequest& request,
+                    v1::ListSnapshotsResponse* response) {
+    return snapshots_->ListSnapshots(context, request, response);
+  }
+  grpc::Status Call(grpc::ClientContext* context, const v1::RestoreSnapshotRequest& request,
+                    v1::RestoreSnapshotResponse* response) {
+    return snapshots_->RestoreSnapshot(context, request, response);
+  }
+  grpc::Status Call(grpc::ClientContext* context, const v1::DeleteSnapshotRequest& request,
+                    v1::DeleteSnapshotResponse* response) {
+    return snapshots_->DeleteSnapshot(context, request, response);
+  }
   grpc::Status Call(grpc::ClientContext* context, const v1::MergeMomentsRequest& request,
                     v1::MergeMomentsResponse* response) {
     return normalization_->MergeMoments(context, request, response);
@@ -91,6 +115,7 @@ class Stub {
   const std::shared_ptr<grpc::Channel> channel_;
   const std::unique_ptr<v1::LayerService::Stub> layers_;
   const std::unique_ptr<v1::NormalizationService::Stub> normalization_;
+  const std::unique_ptr<v1::SnapshotService::Stub> snapshots_;
   grpc::GenericStub generic_;
   // By TensorMethod.
   const std::array<grpc::internal::RpcMethod, 4> tensor_methods_;

@@ -39,7 +39,8 @@ TEST_F(NormctlTest, TheLifeOfALayer) {
                      {"normalize_training_with", "batch"},
                      {"affine", false},
                      {"track_running_stats", true},
-                     {"non_finite_policy", "skip_channel"}};
+                     {"non_finite_policy", "skip_channel"},
+                     {"frozen", false}};
   EXPECT_EQ(created["config"], want);
 
   const Outcome again = Run("layer create net.bn1 --num-channels 2");
@@ -92,6 +93,49 @@ TEST_F(NormctlTest, AStateTravelsAsJson) {
   EXPECT_EQ(RunJson("layer get b")["content_hash"], RunJson("layer get a")["content_hash"]);
 }
 
+TEST_F(NormctlTest, FrozenLayersForksAndWatches) {
+  RunJson("layer create a --num-channels 1");
+  EXPECT_EQ(RunJson("layer freeze a")["config"]["frozen"], true);
+  EXPECT_THAT(Run("layer reset a").err, StartsWith("error: FAILED_PRECONDITION: "));
+  EXPECT_THAT(Run("layer get a").out, HasSubstr("frozen"));
+  EXPECT_EQ(RunJson("layer unfreeze a")["config"]["frozen"], false);
+  const json fork = RunJson("layer fork a b --share-affine --reset-statistics");
+  EXPECT_EQ(fork["name"], "b");
+  EXPECT_EQ(fork["affine_group"], RunJson("layer get a")["affine_group"]);
+  RunJson("layer set-state a --gamma 3 --beta 4");
+  EXPECT_EQ(RunJson("layer get b")["state"]["gamma"], json({3.0}));
+  EXPECT_FALSE(RunJson("layer fork a c --version 1").contains("affine_group"));
+
+  // One object a line.
+  const std::vector<std::string> lines = absl::StrSplit(Run("watch a b --count 2 --output json").out, '\n');
+  ASSERT_EQ(lines.size(), 3U);
+  EXPECT_EQ(json::parse(lines[0])["version"], RunJson("layer get a")["version"]);
+  EXPECT_FALSE(json::parse(lines[0]).contains("state"));
+  EXPECT_EQ(json::parse(lines[1])["name"], "b");
+  EXPECT_EQ(json::parse(Run("watch a --with-state --count 1 --output json").out)["state"]["beta"], json({4.0}));
+  EXPECT_THAT(Run("watch --prefix c --count 1").out, StartsWith("c  version 1  "));
+  EXPECT_THAT(Run("watch nobody").err, StartsWith("error: NOT_FOUND: "));
+  EXPECT_EQ(Run("watch a --prefix b").code, 2);
+}
+
+TEST_F(NormctlTest, SnapshotsAndBackups) {
+  RunJson("layer create m.a --num-channels 1");
+  RunJson("layer set-state m.a --running-mean 5 --running-var 6");
+  const json created = RunJson("snapshot create before --prefix m.");
+  EXPECT_EQ(created["snapshots"][0]["num_layers"], 1);
+  EXPECT_THAT(Run("snapshot list").out, AllOf(HasSubstr("before"), HasSubstr("m.*")));
+  RunJson("layer reset m.a");
+  EXPECT_EQ(Run("snapshot restore before").out, "restored 1 layer from before\n");
+  EXPECT_EQ(RunJson("layer get m.a")["state"]["running_mean"], json({5.0}));
+  EXPECT_EQ(RunJson("snapshot restore before --layer m.a --as copy")["num_layers"], 1);
+  EXPECT_EQ(RunJson("layer get copy")["state"]["running_var"], json({6.0}));
+  EXPECT_EQ(Run("snapshot delete before").out, "deleted before\n");
+  EXPECT_THAT(Run("snapshot restore before").err, StartsWith("error: NOT_FOUND: "));
+  // This server keeps its state in memory.
+  EXPECT_THAT(Run("backup $D/b.db").err, AllOf(StartsWith("error: FAILED_PRECONDITION: "), HasSubstr("memory")));
+  EXPECT_THAT(Run("restore $D/none.db").err, HasSubstr("none.db: cannot read"));
+}
+
 TEST_F(NormctlTest, TrainInferAndDenormalizeFollowTheFormulas) {
   // One channel: 1, 2, 3, 6 with mean 3 and population variance 3.5.
   RunJson("layer create a --num-channels 1 --eps 0.5 --update-weight 0.5");
@@ -128,7 +172,7 @@ TEST_F(NormctlTest, TrainInferAndDenormalizeFollowTheFormulas) {
   EXPECT_THAT(Run("describe a").out, AllOf(HasSubstr("RUNNING_MEAN"), HasSubstr("sqrt(running_var)")));
   EXPECT_EQ(RunJson("describe a")["state"]["gamma"], json({2.0}));
 
-  const Outcome pinned = Run("infer a $D/x.npy --version 2");
+  const Outcome pinned = Run("infer a $D/x.npy --version 9");
   EXPECT_EQ(pinned.code, 1);
   EXPECT_THAT(pinned.err, StartsWith("error: FAILED_PRECONDITION: "));
 }
@@ -264,8 +308,8 @@ TEST_F(CompletionTest, OffersWordsOptionsValuesLayersAndFiles) {
   RunJson("layer create decoder.bn1 --num-channels 2");
   WriteFloats("x.npy", {2, 1}, {1, 2});
   EXPECT_THAT(Offers({"normctl", "la"}), ElementsAre("layer"));
-  EXPECT_THAT(Offers({"normctl", "layer", ""}),
-              ElementsAre("create", "get", "list", "update", "delete", "reset", "set-state"));
+  EXPECT_THAT(Offers({"normctl", "layer", ""}), ElementsAre("create", "get", "list", "update", "delete", "reset",
+                                                            "set-state", "fork", "freeze", "unfreeze"));
   EXPECT_THAT(Offers({"normctl", "layer", "create", "--upd"}), ElementsAre("--update-weight"));
   EXPECT_THAT(Offers({"normctl", "layer", "create", "a", "--no-a"}), ElementsAre("--no-affine"));
   EXPECT_THAT(Offers({"normctl", "layer", "create", "a", "--averaging", "expo"}),

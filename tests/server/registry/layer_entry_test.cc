@@ -142,12 +142,17 @@ TEST_F(LayerEntryTest, ReadersDoNotWaitForARunningCommit) {
 
 TEST_F(LayerEntryTest, NoCommitComesAfterTheEnd) {
   NORMD_ASSERT_OK(entry_.Commit("r", 1, [](LayerSnapshot& next) { return SetMean(next, 7); }));
-  const std::unique_ptr<RequestLog> requests = entry_.MarkDeleted();
+  EXPECT_THAT(entry_.MarkDeleted([](const LayerSnapshot&) { return absl::AbortedError("not this one"); }),
+              StatusIs(StatusCode::kAborted));
+  EXPECT_FALSE(entry_.IsDeleted());
+  EXPECT_THAT(entry_.MarkDeleted([](const LayerSnapshot&) { return absl::OkStatus(); }), IsOk());
   EXPECT_TRUE(entry_.IsDeleted());
-  EXPECT_EQ(requests->size(), 1);
   EXPECT_THAT(entry_.Commit("", 0, [](LayerSnapshot& next) { return SetMean(next, 8); }),
               StatusIs(StatusCode::kNotFound, "layer 'bn1': has been deleted"));
+  EXPECT_THAT(entry_.MarkDeleted([](const LayerSnapshot&) { return absl::OkStatus(); }),
+              StatusIs(StatusCode::kNotFound));
   EXPECT_EQ(entry_.Snapshot()->version, 2);
+  EXPECT_EQ(entry_.ReleaseRequests()->size(), 1);
 }
 
 TEST_F(LayerEntryTest, AFrozenLayerTakesOnlyTheChangeThatUnfreezesIt) {

@@ -1,6 +1,7 @@
 #ifndef NORMD_CLIENT_H_
 #define NORMD_CLIENT_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -16,8 +17,10 @@
 #include "normd/layer.h"
 #include "normd/moments.h"
 #include "normd/options.h"
+#include "normd/snapshot.h"
 #include "normd/stream.h"
 #include "normd/tensor.h"
+#include "normd/watch.h"
 
 namespace normd {
 
@@ -45,6 +48,20 @@ struct LayerPage {
   // Empty: this was the last page.
   std::string next_page_token;
 };
+
+struct ForkOptions : CallOptions {
+  // The version to start from, if the server still keeps it; 0: the newest.
+  int64_t version = 0;
+  // Share gamma, beta and the optimizer's state with the layer from now on.
+  bool share_affine = false;
+  // Start with fresh statistics.
+  bool reset_statistics = false;
+};
+
+// Takes the next bytes of a backup, which has `total_bytes` in all. A status that is not OK ends the call with it.
+using BackupSink = std::function<absl::Status(absl::string_view piece, int64_t total_bytes)>;
+// Fills in the next bytes of a backup and says how many; 0: there are no more.
+using BackupSource = std::function<absl::StatusOr<std::size_t>(absl::Span<char> piece)>;
 
 struct TrainStepOptions : CallOptions {
   // New gamma and beta of the layer, stored in the same atomic step; both or neither.
@@ -183,6 +200,29 @@ class Client {
   // Overwrites what `state` holds; see SetStateRequest in proto/normd/v1/layer_service.proto.
   virtual absl::StatusOr<Layer> SetState(absl::string_view name, const LayerState& state, int64_t expected_version = 0,
                                          bool reset_optimizer = false, const CallOptions& options = {}) = 0;
+
+  // Makes the layer `new_name` out of another one; see ForkLayerRequest in proto/normd/v1/layer_service.proto.
+  virtual absl::StatusOr<Layer> ForkLayer(absl::string_view name, absl::string_view new_name,
+                                          const ForkOptions& options = {}) = 0;
+  // Streams the versions of layers (normd/watch.h). Returns at once; what is wrong shows in LayerWatch::Next. The
+  // client outlives it.
+  virtual std::unique_ptr<LayerWatch> Watch(const WatchOptions& options) = 0;
+
+  // Named snapshots and backups of the server; see proto/normd/v1/snapshot_service.proto. ALREADY_EXISTS: the name is
+  // taken. NOT_FOUND: nothing is selected.
+  virtual absl::StatusOr<Snapshot> CreateSnapshot(absl::string_view name, const LayerSelection& selection = {},
+                                                  const CallOptions& options = {}) = 0;
+  virtual absl::StatusOr<std::vector<Snapshot>> ListSnapshots(absl::string_view prefix = "",
+                                                              const CallOptions& options = {}) = 0;
+  // Returns how many layers are brought back.
+  virtual absl::StatusOr<int64_t> RestoreSnapshot(absl::string_view name, const RestoreSelection& selection = {},
+                                                  const CallOptions& options = {}) = 0;
+  virtual absl::Status DeleteSnapshot(absl::string_view name, const CallOptions& options = {}) = 0;
+  // These take as long as they need unless options.timeout says otherwise, and are not tried again by themselves.
+  // Backup returns the length.
+  virtual absl::StatusOr<int64_t> Backup(const BackupSink& sink, const CallOptions& options = {}) = 0;
+  virtual absl::StatusOr<int64_t> RestoreBackup(const BackupSource& source, const RestoreSelection& selection = {},
+                                                const CallOptions& options = {}) = 0;
 
   // A tensor to be filled and sent, or to be written to as `into`; its elements are unspecified. Its memory is this
   // client's, kept warm: it goes back when the tensor and its copies are gone, which may be after the client. With

@@ -67,6 +67,8 @@ struct Layer {
   std::string etag;
   absl::Time create_time;
   absl::Time update_time;
+  // Layers with the same one share gamma, beta and the optimizer's state; empty: the layer has its own.
+  std::string affine_group;
 };
 
 // Optimizer steps that Backward can apply on the server; torch.optim.SGD and torch.optim.Adam / AdamW.

@@ -1,0 +1,36 @@
+#ifndef NORMD_SNAPSHOT_H_
+#define NORMD_SNAPSHOT_H_
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/time/time.h"
+
+// Named snapshots; plain values that mirror proto/normd/v1/snapshot_service.proto.
+namespace normd {
+
+// Which layers: this one or, without it, all whose name starts with `prefix`.
+struct LayerSelection {
+  std::string layer;
+  std::string prefix;
+};
+
+// What a snapshot is, without what it holds.
+struct Snapshot {
+  std::string name;
+  LayerSelection selection;
+  int64_t num_layers = 0;
+  absl::Time create_time;
+};
+
+// Which layers of a snapshot or a backup come back, and as what.
+struct RestoreSelection {
+  LayerSelection selection;
+  // Absent: under their names. Otherwise `selection.layer`'s new name, or what takes the place of `selection.prefix`.
+  std::optional<std::string> new_name;
+};
+
+}  // namespace normd
+
+#endif  // NORMD_SNAPSHOT_H_
