@@ -8,9 +8,8 @@
 #include <limits>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
 #include "absl/types/span.h"
-#include "client/cpp/src/memory.h"
+#include "client/cpp/src/extents.h"
 #include "server/kernels/batch_norm.h"
 #include "server/kernels/extremes.h"
 #include "server/kernels/half.h"
@@ -19,26 +18,9 @@
 namespace normd {
 namespace {
 
+using internal::Extents;
+
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-// A tensor as (outer, num_channels, inner), with as many values in each channel.
-struct Extents {
-  int64_t outer = 1;
-  int64_t num_channels = 1;
-  int64_t inner = 1;
-
-  int64_t ValuesPerChannel() const { return outer * inner; }
-};
-
-// REQUIRES: rank >= 2 and a size that CheckedBytesOf takes.
-Extents ExtentsOf(const TensorView& x) {
-  Extents extents;
-  const std::size_t channel = x.layout == Layout::kChannelsLast ? x.shape.size() - 1 : 1;
-  for (std::size_t i = 0; i < x.shape.size(); ++i) {
-    (i < channel ? extents.outer : i == channel ? extents.num_channels : extents.inner) *= x.shape[i];
-  }
-  return extents;
-}
 
 // Pieces of a tensor this large are still in the cache when they are read a second time.
 constexpr int64_t kPieceBytes = 128 << 10;
@@ -216,30 +198,11 @@ absl::Status Moments::Merge(const Moments& other) {
 }
 
 absl::StatusOr<Moments> ComputeMoments(const TensorView& x) {
-  const absl::StatusOr<std::size_t> size = internal::CheckedBytesOf(x.shape, x.dtype);
-  if (!size.ok()) return size.status();
-  if (x.shape.size() < 2 || x.shape.size() > 8 || x.data.size() != *size) {
-    return absl::InvalidArgumentError(absl::StrCat("x of shape [", absl::StrJoin(x.shape, ", "), "] and ",
-                                                   x.data.size(), " bytes of ", NameOf(x.dtype),
-                                                   ": want rank 2 to 8 and ", *size, " bytes"));
-  }
-  const Extents extents = ExtentsOf(x);
-  Moments moments = None(static_cast<std::size_t>(extents.num_channels));
-  if (*size == 0) return moments;
-  switch (x.dtype) {
-    case DType::kFloat32:
-      Compute<float>(extents, x.data.data(), &moments);
-      break;
-    case DType::kFloat64:
-      Compute<double>(extents, x.data.data(), &moments);
-      break;
-    case DType::kFloat16:
-      Compute<kernels::Float16>(extents, x.data.data(), &moments);
-      break;
-    case DType::kBFloat16:
-      Compute<kernels::BFloat16>(extents, x.data.data(), &moments);
-      break;
-  }
+  const absl::StatusOr<Extents> extents = internal::CheckedExtents("x", x);
+  if (!extents.ok()) return extents.status();
+  Moments moments = None(static_cast<std::size_t>(extents->num_channels));
+  if (x.data.empty()) return moments;
+  internal::WithElement(x.dtype, [&](auto element) { Compute<decltype(element)>(*extents, x.data.data(), &moments); });
   return moments;
 }
 
