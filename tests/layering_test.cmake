@@ -13,7 +13,7 @@ set(allowed_server_registry server/store server/layer server/kernels server/base
 set(allowed_server_shm server/base)
 set(allowed_server_service server/registry server/shm server/layer server/kernels server/base <proto> <grpc> <wire>)
 set(allowed_server_app server/service server/registry server/store server/shm server/layer server/kernels server/base <proto> <grpc> <wire>)
-set(allowed_client_cpp <proto> <grpc> <wire> <sdk>)
+set(allowed_client_cpp server/kernels <proto> <grpc> <wire> <sdk>)
 set(allowed_client_cli <sdk>)
 
 set(errors "")

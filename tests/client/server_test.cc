@@ -86,26 +86,51 @@ TEST_F(ServerTest, ErrorsAreTheServers) {
 }
 
 TEST_F(ServerTest, MergedMomentsAreATrainStep) {
-  Create("trained", 2, "pytorch");
-  Create("merged", 2, "pytorch");
-  const std::vector<float> x = {1, 10, 2, 30, 6, 20};
-  const TensorView view(absl::MakeConstSpan(x), {3, 2});
-  ASSERT_THAT(client_->TrainStep("trained", view), IsOk());
-  const auto moments = ComputeMoments(view);
-  ASSERT_THAT(moments, IsOk());
-  const auto merged = client_->MergeMoments("merged", *moments);
-  ASSERT_THAT(merged, IsOk());
-  const auto trained = client_->GetLayer("trained", true);
-  ASSERT_THAT(trained, IsOk());
-  EXPECT_THAT(merged->running_mean, Pointwise(DoubleNear(1e-13), trained->state->running_mean));
-  EXPECT_THAT(merged->running_var, Pointwise(DoubleNear(1e-12), trained->state->running_var));
-  EXPECT_EQ(merged->sample_count, trained->state->sample_count);
-  EXPECT_EQ(merged->num_batches_tracked, 1);
-  EXPECT_FALSE(merged->replayed);
-  const auto layer = client_->GetLayer("merged");
-  ASSERT_THAT(layer, IsOk());
-  EXPECT_EQ(layer->version, merged->version);
-  EXPECT_EQ(layer->content_hash, merged->content_hash);
+  const struct {
+    const char* name;
+    std::vector<int64_t> shape;
+    Layout layout;
+    int64_t num_channels;
+  } cases[] = {
+      {"rows", {3, 2}, Layout::kChannelsFirst, 2},
+      {"images", {9, 5, 31, 30}, Layout::kChannelsFirst, 5},
+      {"channels-last", {9, 31, 30, 5}, Layout::kChannelsLast, 5},
+      {"wide", {1234, 300}, Layout::kChannelsFirst, 300},
+      {"few-points", {1000, 7, 3}, Layout::kChannelsFirst, 7},
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.name);
+    const std::string trained_layer = std::string(c.name) + ".trained";
+    const std::string merged_layer = std::string(c.name) + ".merged";
+    Create(trained_layer, c.num_channels, "pytorch");
+    Create(merged_layer, c.num_channels, "pytorch");
+    int64_t size = 1;
+    for (const int64_t extent : c.shape) size *= extent;
+    const std::vector<double> values = tests::SomeValues(size);
+    const std::vector<float> x(values.begin(), values.end());
+    const TensorView view(absl::MakeConstSpan(x), c.shape, c.layout);
+    const auto step = client_->TrainStep(trained_layer, view);
+    ASSERT_THAT(step, IsOk());
+    const auto moments = ComputeMoments(view);
+    ASSERT_THAT(moments, IsOk());
+    EXPECT_EQ(moments->mean, step->batch_mean);
+    const auto merged = client_->MergeMoments(merged_layer, *moments);
+    ASSERT_THAT(merged, IsOk());
+    const auto trained = client_->GetLayer(trained_layer, true);
+    ASSERT_THAT(trained, IsOk());
+    EXPECT_EQ(merged->running_mean, trained->state->running_mean);
+    EXPECT_EQ(merged->running_var, trained->state->running_var);
+    EXPECT_EQ(merged->sample_count, trained->state->sample_count);
+    EXPECT_EQ(merged->num_batches_tracked, 1);
+    EXPECT_FALSE(merged->replayed);
+    const auto layer = client_->GetLayer(merged_layer);
+    ASSERT_THAT(layer, IsOk());
+    EXPECT_EQ(layer->version, merged->version);
+    EXPECT_EQ(layer->content_hash, merged->content_hash);
+    for (size_t channel = 0; channel < step->batch_var.size(); ++channel) {
+      EXPECT_EQ(moments->m2[channel] / static_cast<double>(moments->count[channel]), step->batch_var[channel]);
+    }
+  }
 }
 
 TEST_F(ServerTest, ManyContributorsThatRepeatThemselvesAreOnePass) {

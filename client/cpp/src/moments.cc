@@ -3,62 +3,71 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <limits>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_join.h"
-#include "client/cpp/src/element.h"
-#include "client/cpp/src/memory.h"
+#include "absl/types/span.h"
+#include "client/cpp/src/extents.h"
+#include "server/kernels/batch_norm.h"
+#include "server/kernels/extremes.h"
+#include "server/kernels/half.h"
+#include "server/kernels/view.h"
 
 namespace normd {
 namespace {
 
+using internal::Extents;
+
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
-// A tensor as (outer, num_channels, inner).
-struct Extents {
-  std::size_t outer = 1;
-  std::size_t num_channels = 1;
-  std::size_t inner = 1;
-};
+// Pieces of a tensor this large are still in the cache when they are read a second time.
+constexpr int64_t kPieceBytes = 128 << 10;
 
-// REQUIRES: rank >= 2 and a size that CheckedBytesOf takes.
-Extents ExtentsOf(const TensorView& x) {
-  Extents extents;
-  const std::size_t channel = x.layout == Layout::kChannelsLast ? x.shape.size() - 1 : 1;
-  for (std::size_t i = 0; i < x.shape.size(); ++i) {
-    std::size_t& extent = i < channel ? extents.outer : i == channel ? extents.num_channels : extents.inner;
-    extent *= static_cast<std::size_t>(x.shape[i]);
+// Whole rows of `outer`, one piece after the other, aligned to the element, as the kernels want it.
+template <typename T, typename Take>
+void ForEachPiece(const Extents& extents, const char* data, const Take& take) {
+  const int64_t row_bytes = extents.num_channels * extents.inner * static_cast<int64_t>(sizeof(T));
+  const int64_t rows = std::max<int64_t>(1, kPieceBytes / row_bytes);
+  const bool aligned = reinterpret_cast<std::uintptr_t>(data) % alignof(T) == 0;
+  std::vector<T> copy;
+  for (int64_t o = 0; o < extents.outer; o += rows) {
+    const int64_t taken = std::min(rows, extents.outer - o);
+    const char* piece = data + o * row_bytes;
+    if (!aligned) {
+      copy.resize(static_cast<std::size_t>(taken * extents.num_channels * extents.inner));
+      std::memcpy(copy.data(), piece, static_cast<std::size_t>(taken * row_bytes));
+      piece = reinterpret_cast<const char*>(copy.data());
+    }
+    take(kernels::NcsView<const T>{reinterpret_cast<const T*>(piece), taken, extents.num_channels, extents.inner});
   }
-  return extents;
 }
 
-// Calls visit(channel, value) for each element in the order of memory, which need not be aligned.
+// The sum of squared deviations that gives the population variance `var` again when it is divided by n. The one that
+// `var` was made of is var * n up to its last place.
+double SumOfSquares(double var, double n) {
+  const double product = var * n;
+  for (const double m2 : {product, std::nextafter(product, 0.0), std::nextafter(product, kInfinity)}) {
+    if (m2 / n == var) return m2;
+  }
+  return product;
+}
+
+// Calls visit(channel, value) for the values of some channels, in the order of memory.
 template <typename T, typename Visit>
-void VisitAs(const Extents& extents, const char* data, const Visit& visit) {
-  for (std::size_t o = 0; o < extents.outer; ++o) {
-    for (std::size_t c = 0; c < extents.num_channels; ++c) {
-      for (std::size_t i = 0; i < extents.inner; ++i, data += sizeof(T)) {
+void VisitChannels(const Extents& extents, const char* data, const std::vector<std::size_t>& channels,
+                   const Visit& visit) {
+  const std::size_t row_bytes = static_cast<std::size_t>(extents.inner) * sizeof(T);
+  for (int64_t o = 0; o < extents.outer; ++o) {
+    for (const std::size_t c : channels) {
+      const char* at = data + (static_cast<std::size_t>(o * extents.num_channels) + c) * row_bytes;
+      for (int64_t i = 0; i < extents.inner; ++i, at += sizeof(T)) {
         T value;
-        std::memcpy(&value, data, sizeof(T));
-        visit(c, internal::ToDouble(value));
+        std::memcpy(&value, at, sizeof(T));
+        visit(c, kernels::ToDouble(value));
       }
     }
-  }
-}
-
-template <typename Visit>
-void VisitElements(const TensorView& x, const Extents& extents, const Visit& visit) {
-  switch (x.dtype) {
-    case DType::kFloat32:
-      return VisitAs<float>(extents, x.data.data(), visit);
-    case DType::kFloat64:
-      return VisitAs<double>(extents, x.data.data(), visit);
-    case DType::kFloat16:
-      return VisitAs<Float16>(extents, x.data.data(), visit);
-    case DType::kBFloat16:
-      return VisitAs<BFloat16>(extents, x.data.data(), visit);
   }
 }
 
@@ -69,6 +78,66 @@ Moments None(std::size_t num_channels) {
           .min = std::vector<double>(num_channels, kInfinity),
           .max = std::vector<double>(num_channels, -kInfinity),
           .non_finite_count = std::vector<int64_t>(num_channels)};
+}
+
+// The finite values of some channels alone, in two passes.
+template <typename T>
+void OfFiniteValues(const Extents& extents, const char* data, const std::vector<std::size_t>& channels,
+                    Moments* moments) {
+  for (const std::size_t c : channels) {
+    moments->count[c] = moments->non_finite_count[c] = 0;
+    moments->mean[c] = moments->m2[c] = 0;
+    moments->min[c] = kInfinity;
+    moments->max[c] = -kInfinity;
+  }
+  VisitChannels<T>(extents, data, channels, [&](std::size_t c, double value) {
+    if (!std::isfinite(value)) {
+      moments->non_finite_count[c] += 1;
+      return;
+    }
+    moments->count[c] += 1;
+    moments->mean[c] += value;
+    moments->min[c] = std::min(moments->min[c], value);
+    moments->max[c] = std::max(moments->max[c], value);
+  });
+  for (const std::size_t c : channels) {
+    if (moments->count[c] > 0) moments->mean[c] /= static_cast<double>(moments->count[c]);
+  }
+  // What rounding has left in the first sums.
+  std::vector<double> rest(moments->mean.size());
+  VisitChannels<T>(extents, data, channels, [&](std::size_t c, double value) {
+    if (!std::isfinite(value)) return;
+    const double deviation = value - moments->mean[c];
+    rest[c] += deviation;
+    moments->m2[c] += deviation * deviation;
+  });
+  for (const std::size_t c : channels) {
+    if (moments->count[c] == 0) continue;
+    const auto count = static_cast<double>(moments->count[c]);
+    moments->mean[c] += rest[c] / count;
+    moments->m2[c] = std::max(0.0, moments->m2[c] - rest[c] * (rest[c] / count));
+  }
+}
+
+// REQUIRES: at least one value in each channel. `moments` is None.
+template <typename T>
+void Compute(const Extents& extents, const char* data, Moments* moments) {
+  kernels::MomentsAccumulator accumulator(extents.num_channels, extents.inner);
+  ForEachPiece<T>(extents, data, [&](kernels::NcsView<const T> piece) {
+    accumulator.Add<T>(piece, 1);
+    kernels::WidenExtremes<T>(piece, absl::MakeSpan(moments->min), absl::MakeSpan(moments->max));
+  });
+  std::vector<double> var(moments->mean.size());
+  accumulator.Statistics(absl::MakeSpan(moments->mean), absl::MakeSpan(var));
+
+  std::vector<std::size_t> not_finite;
+  for (std::size_t c = 0; c < var.size(); ++c) {
+    moments->count[c] = extents.ValuesPerChannel();
+    moments->m2[c] = SumOfSquares(var[c], static_cast<double>(extents.ValuesPerChannel()));
+    // A single value that is not makes them so.
+    if (!std::isfinite(moments->mean[c]) || !std::isfinite(var[c])) not_finite.push_back(c);
+  }
+  if (!not_finite.empty()) OfFiniteValues<T>(extents, data, not_finite, moments);
 }
 
 absl::Status CheckLengths(const Moments& moments, std::size_t num_channels) {
@@ -129,42 +198,11 @@ absl::Status Moments::Merge(const Moments& other) {
 }
 
 absl::StatusOr<Moments> ComputeMoments(const TensorView& x) {
-  const absl::StatusOr<std::size_t> size = internal::CheckedBytesOf(x.shape, x.dtype);
-  if (!size.ok()) return size.status();
-  if (x.shape.size() < 2 || x.shape.size() > 8 || x.data.size() != *size) {
-    return absl::InvalidArgumentError(absl::StrCat("x of shape [", absl::StrJoin(x.shape, ", "), "] and ",
-                                                   x.data.size(), " bytes of ", NameOf(x.dtype),
-                                                   ": want rank 2 to 8 and ", *size, " bytes"));
-  }
-  const Extents extents = ExtentsOf(x);
-  Moments moments = None(extents.num_channels);
-  VisitElements(x, extents, [&](std::size_t c, double value) {
-    if (!std::isfinite(value)) {
-      moments.non_finite_count[c] += 1;
-      return;
-    }
-    moments.count[c] += 1;
-    moments.mean[c] += value;
-    moments.min[c] = std::min(moments.min[c], value);
-    moments.max[c] = std::max(moments.max[c], value);
-  });
-  for (std::size_t c = 0; c < extents.num_channels; ++c) {
-    if (moments.count[c] > 0) moments.mean[c] /= static_cast<double>(moments.count[c]);
-  }
-  // What rounding has left in the first sums.
-  std::vector<double> rest(extents.num_channels);
-  VisitElements(x, extents, [&](std::size_t c, double value) {
-    if (!std::isfinite(value)) return;
-    const double deviation = value - moments.mean[c];
-    rest[c] += deviation;
-    moments.m2[c] += deviation * deviation;
-  });
-  for (std::size_t c = 0; c < extents.num_channels; ++c) {
-    if (moments.count[c] == 0) continue;
-    const auto count = static_cast<double>(moments.count[c]);
-    moments.mean[c] += rest[c] / count;
-    moments.m2[c] = std::max(0.0, moments.m2[c] - rest[c] * (rest[c] / count));
-  }
+  const absl::StatusOr<Extents> extents = internal::CheckedExtents("x", x);
+  if (!extents.ok()) return extents.status();
+  Moments moments = None(static_cast<std::size_t>(extents->num_channels));
+  if (x.data.empty()) return moments;
+  internal::WithElement(x.dtype, [&](auto element) { Compute<decltype(element)>(*extents, x.data.data(), &moments); });
   return moments;
 }
 

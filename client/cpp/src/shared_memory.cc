@@ -6,12 +6,12 @@
 #include <bit>
 #include <chrono>
 #include <condition_variable>
-#include <cstdio>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "client/cpp/src/handover.h"
+#include "client/cpp/src/warning.h"
 
 namespace normd::internal {
 namespace {
@@ -35,10 +35,6 @@ bool IsRefusal(grpc::StatusCode code) {
   return code == grpc::StatusCode::FAILED_PRECONDITION || code == grpc::StatusCode::UNIMPLEMENTED ||
          code == grpc::StatusCode::PERMISSION_DENIED || code == grpc::StatusCode::UNAUTHENTICATED ||
          code == grpc::StatusCode::INVALID_ARGUMENT;
-}
-
-void PrintWarning(absl::string_view text) {
-  std::fprintf(stderr, "normd: %.*s\n", static_cast<int>(text.size()), text.data());
 }
 
 }  // namespace

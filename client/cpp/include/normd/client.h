@@ -242,7 +242,8 @@ class Client {
 
   // Folds the moments of values that stay here into the layer, in one atomic step: to the layer, a TrainStep with those
   // values. On a pooled layer any split of the values and any order of merges gives the statistics of one pass over all
-  // of them; on another, each merge counts as one batch.
+  // of them; on another, each merge counts as one batch. RunningNormalizer (normd/running_normalizer.h) does this in
+  // the background for observations that come one after the other.
   virtual absl::StatusOr<MergeMomentsResult> MergeMoments(absl::string_view layer, const Moments& moments,
                                                           const MergeMomentsOptions& options = {}) = 0;
 

@@ -30,8 +30,11 @@ struct Moments {
   absl::Status Merge(const Moments& other);
 };
 
-// The moments of x, in float64, in the calling thread; x is read twice. INVALID_ARGUMENT: a shape that is not of rank 2
-// to 8, or data of another length than it asks for.
+// The moments of x by the server's kernels, in float64, in the calling thread; x is read once, and need not be aligned.
+// mean is the batch_mean and m2 / count the batch_var of a TrainStep with x, bit for bit, so that MergeMoments leaves
+// the statistics that it leaves; only a channel with values that are not finite, or too far apart for float64, has the
+// moments of its finite ones. INVALID_ARGUMENT: a shape that is not of rank 2 to 8, or data of another length than it
+// asks for.
 absl::StatusOr<Moments> ComputeMoments(const TensorView& x);
 
 }  // namespace normd
