@@ -93,29 +93,29 @@ class Actors:
     def _run(self, actor: int) -> None:
         try:
             step = 0
-            while not self._stop.is_set():
-                name, value = f"shared{step % LAYERS}", float(actor * 1000 + step % 7)
-                result = self._train(name, value, f"actor {actor} step {step}")
-                with self._changed:
-                    self.values[step % LAYERS].append(value)
-                    # One version never has two contents, whoever hears of it and whenever.
-                    known = self._hashes.setdefault((name, result.version), result.content_hash)
-                    assert known == result.content_hash
-                    self._changed.notify_all()
-                step += 1
+            with normd.Client(self._target, timeout=60, retry=normd.RetryPolicy(max_attempts=1)) as client:
+                while not self._stop.is_set():
+                    name, value = f"shared{step % LAYERS}", float(actor * 1000 + step % 7)
+                    result = self._train(client, name, value, f"actor {actor} step {step}")
+                    with self._changed:
+                        self.values[step % LAYERS].append(value)
+                        # One version never has two contents, whoever hears of it and whenever.
+                        known = self._hashes.setdefault((name, result.version), result.content_hash)
+                        assert known == result.content_hash
+                        self._changed.notify_all()
+                    step += 1
         except BaseException as error:
             with self._changed:
                 self._failures.append(error)
                 self._changed.notify_all()
 
-    def _train(self, name: str, value: float, request_id: str) -> normd.TrainStepResult:
+    def _train(self, client: normd.Client, name: str, value: float, request_id: str) -> normd.TrainStepResult:
         while True:
-            # A channel that lost its server while nobody polled it may take seconds to notice the next one.
-            with normd.Client(self._target, timeout=60, retry=normd.RetryPolicy(max_attempts=1)) as client:
-                try:
-                    return client.train_step(name, np.array([[value]]), request_id=request_id)
-                except normd.UnavailableError:
-                    pass
+            try:
+                return client.train_step(name, np.array([[value]]), request_id=request_id)
+            except normd.UnavailableError:
+                # There is none, or it is on its way.
+                time.sleep(0.001)
 
 
 def test_kills_lose_nothing_and_repeat_nothing(flags: list[str], tmp_path: Path) -> None:
