@@ -22,7 +22,7 @@ bool InferenceDiffers(const layer::LayerSnapshot& a, const layer::LayerSnapshot&
 LayerEntry::LayerEntry(SnapshotPtr first, const LayerContext& context)
     : context_(context),
       newest_(first),
-      requests_(context.request_limits, context.remembered_requests),
+      requests_(context.request_limits, context.clock, context.remembered_requests),
       snapshot_(std::move(first)) {}
 
 LayerEntry::SnapshotPtr LayerEntry::Snapshot() const {
@@ -56,7 +56,6 @@ absl::StatusOr<LayerEntry::CommitResult> LayerEntry::Queue(
   auto next = std::make_shared<layer::LayerSnapshot>(*before);
   if (absl::Status status = change(*next); !status.ok()) return status;
 
-  const absl::Time now = context_.clock->Now();
   CommitResult result;
   store::Update update;
   update.replaces = before;
@@ -64,7 +63,7 @@ absl::StatusOr<LayerEntry::CommitResult> LayerEntry::Queue(
   if (inference_differs || before->optimizer != next->optimizer) {
     next->version = before->version + 1;
     if (inference_differs) next->content_hash = layer::ContentHash(*next->config, *next->statistics, *next->affine);
-    next->update_time = now;
+    next->update_time = context_.clock->Now();
     result.snapshot = std::move(next);
     update.put = result.snapshot;
   } else {
@@ -75,7 +74,7 @@ absl::StatusOr<LayerEntry::CommitResult> LayerEntry::Queue(
                     .content_hash = result.snapshot->content_hash,
                     .num_batches_tracked = result.snapshot->statistics->num_batches_tracked,
                     .uid = ""};
-  requests_.Prepare(before->uid, request_id, result.outcome, now, &update);
+  requests_.Prepare(before->uid, request_id, result.outcome, &update);
   if (update.put == nullptr && !update.request.has_value()) {
     result.stored = last_pending_;
     return result;

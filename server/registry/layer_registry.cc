@@ -114,7 +114,7 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> SnapshotOf(absl::StatusOr<LayerEntry:
 LayerRegistry::LayerRegistry(const RegistryOptions& options, const base::Clock& clock, store::StateStore* store)
     : options_(options),
       store_(store),
-      requests_(options.requests, &remembered_requests_),
+      requests_(options.requests, &clock, &remembered_requests_),
       committer_(store),
       context_{&clock, &committer_, options.requests, &remembered_requests_} {}
 
@@ -191,7 +191,7 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Create(const CreateLay
                      .content_hash = first->content_hash,
                      .num_batches_tracked = first->statistics->num_batches_tracked,
                      .uid = first->uid},
-                    first->create_time, &update);
+                    &update);
   if (absl::Status stored = StoreLifecycle(std::move(update)); !stored.ok()) return stored;
   auto entry = std::make_shared<LayerEntry>(first, context_);
   const base::MutexLock lock(&mutex_);
@@ -280,8 +280,7 @@ absl::Status LayerRegistry::Delete(absl::string_view name, absl::string_view eta
   // Behind the layer's own changes that still wait.
   store::Update update;
   update.remove = (*entry)->Snapshot()->uid;
-  requests_.Prepare("", request_id, {.fingerprint = fingerprint, .content_hash = "", .uid = ""}, context_.clock->Now(),
-                    &update);
+  requests_.Prepare("", request_id, {.fingerprint = fingerprint, .content_hash = "", .uid = ""}, &update);
   status = StoreLifecycle(std::move(update));
   if (!status.ok()) {
     (*entry)->KeepAfterAll();
