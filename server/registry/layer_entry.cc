@@ -50,7 +50,14 @@ absl::StatusOr<LayerEntry::CommitResult> LayerEntry::Queue(
   absl::StatusOr<const RequestLog::Outcome*> known = requests_.Find(request_id, fingerprint);
   if (!known.ok()) return layer::ForLayer(before->name, known.status());
   if (*known != nullptr) {
-    return CommitResult{.snapshot = before, .outcome = **known, .replayed = true, .stored = PendingOf(request_id)};
+    // Not `before`, which may wait for the store, and never get there.
+    CommitResult result = {.snapshot = Snapshot(), .outcome = **known, .replayed = true, .stored = nullptr};
+    for (const Unsettled& unsettled : unsettled_) {
+      if (unsettled.request_id != request_id || unsettled.pending->resolved()) continue;
+      result.snapshot = unsettled.snapshot;
+      result.stored = unsettled.pending;
+    }
+    return result;
   }
 
   auto next = std::make_shared<layer::LayerSnapshot>(*before);
@@ -88,7 +95,7 @@ absl::StatusOr<LayerEntry::CommitResult> LayerEntry::Queue(
   result.stored = last_pending_;
   if (update.request.has_value()) {
     while (!unsettled_.empty() && unsettled_.front().pending->resolved()) unsettled_.pop_front();
-    unsettled_.push_back({std::string(request_id), last_pending_});
+    unsettled_.push_back({std::string(request_id), last_pending_, result.snapshot});
   }
   return result;
 }
@@ -109,13 +116,6 @@ void LayerEntry::RestoreRequest(const store::RequestRecord& record) {
 void LayerEntry::Publish(SnapshotPtr snapshot) {
   const base::MutexLock lock(&snapshot_mutex_);
   snapshot_ = std::move(snapshot);
-}
-
-PendingCommitPtr LayerEntry::PendingOf(absl::string_view request_id) {
-  for (const Unsettled& unsettled : unsettled_) {
-    if (unsettled.request_id == request_id) return unsettled.pending;
-  }
-  return nullptr;
 }
 
 void LayerEntry::TakeBack(const store::Update& update, const PendingCommitPtr& pending) {
