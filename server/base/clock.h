@@ -5,11 +5,14 @@
 
 namespace normd::base {
 
-// Wall-clock time, injected so that tests can set it. Thread-safe.
+// Time, injected so that tests can set it. Thread-safe.
 class Clock {
  public:
   virtual ~Clock() = default;
+  // The wall clock, which somebody may set forward or back at any moment.
   virtual absl::Time Now() const = 0;
+  // Since some moment, and always forward: what to measure with.
+  virtual absl::Duration Elapsed() const = 0;
 
   // The system's clock; lives for ever.
   static const Clock& System();

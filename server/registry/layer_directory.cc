@@ -22,7 +22,7 @@ LayerDirectory::LayerDirectory(const RequestLimits& requests, const VersionLimit
                                store::StateStore* store)
     : request_limits_(requests),
       store_(store),
-      requests_(requests, &remembered_requests_),
+      requests_(requests, &clock, &remembered_requests_),
       committer_(store),
       groups_(&gate_, &committer_),
       context_{&clock,   &committer_,         &gate_, &groups_, &watchers_, requests, &remembered_requests_,
@@ -31,7 +31,7 @@ LayerDirectory::LayerDirectory(const RequestLimits& requests, const VersionLimit
 LayerDirectory::~LayerDirectory() = default;
 
 std::unique_ptr<RequestLog> LayerDirectory::NewLog() {
-  return std::make_unique<RequestLog>(request_limits_, &remembered_requests_);
+  return std::make_unique<RequestLog>(request_limits_, context_.clock, &remembered_requests_);
 }
 
 absl::Status LayerDirectory::Load() {
@@ -74,6 +74,8 @@ absl::Status LayerDirectory::Load() {
     retired_order_.push_back(layer.uid);
     Retired& retired = retired_[layer.uid];
     retired.requests = take_log(layer.uid);
+    // By the wall clock there is nothing else to go by; one that went in the future has just gone.
+    retired.time = context_.clock->Elapsed() - std::max(absl::ZeroDuration(), Now() - layer.time);
     retired.layer = std::move(layer);
   }
   return absl::OkStatus();
@@ -146,7 +148,7 @@ absl::StatusOr<LayerDirectory::LifecycleResult> LayerDirectory::Change(
         change.outcome.fingerprint = fingerprint;
         record.put_snapshot = change.put_snapshot;
         record.remove_snapshot = change.remove_snapshot;
-        requests_.Prepare("", request_id, change.outcome, Now(), &record);
+        requests_.Prepare("", request_id, change.outcome, &record);
         if (!record.IsEmpty()) changes->push_back({nullptr, record});
         return absl::OkStatus();
       },
@@ -165,14 +167,14 @@ absl::StatusOr<LayerDirectory::LifecycleResult> LayerDirectory::Change(
 }
 
 void LayerDirectory::ForgetRetired(std::vector<Committer::Change>* changes, std::vector<std::string>* uids) const {
-  const absl::Time start = Now() - request_limits_.window;
+  const absl::Duration start = context_.clock->Elapsed() - request_limits_.window;
   int64_t remembered = remembered_requests_.load(std::memory_order_relaxed);
   for (const std::string& uid : retired_order_) {
     const auto retired = retired_.find(uid);
     // Absent: the layer has come back.
     if (retired != retired_.end()) {
       const RequestLog& requests = *retired->second.requests;
-      if (retired->second.layer.time >= start && remembered <= request_limits_.total &&
+      if (retired->second.time >= start && remembered <= request_limits_.total &&
           retired_order_.size() - uids->size() <= kMaxRetired) {
         return;
       }
@@ -190,7 +192,7 @@ void LayerDirectory::TakeOver(const LifecycleChange& change) {
     entry->MarkDeleted([](const layer::LayerSnapshot&) { return absl::OkStatus(); }).IgnoreError();
     std::unique_ptr<RequestLog> requests = entry->ReleaseRequests();
     groups_.Leave(last->affine_group, entry.get());
-    retired_[last->uid] = {.layer = GoneNow(*last), .requests = std::move(requests)};
+    retired_[last->uid] = {.layer = GoneNow(*last), .requests = std::move(requests), .time = context_.clock->Elapsed()};
     retired_order_.push_back(last->uid);
     {
       const base::MutexLock lock(&mutex_);

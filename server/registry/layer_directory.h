@@ -98,6 +98,8 @@ class LayerDirectory {
   struct Retired {
     store::GoneLayer layer;
     std::unique_ptr<RequestLog> requests;
+    // When it went, by Clock::Elapsed.
+    absl::Duration time;
   };
 
   std::unique_ptr<RequestLog> NewLog();

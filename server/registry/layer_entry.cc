@@ -71,21 +71,26 @@ absl::StatusOr<LayerEntry::Plan> LayerEntry::Prepare(absl::string_view request_i
   absl::StatusOr<const RequestLog::Outcome*> known = requests_->Find(request_id, fingerprint);
   if (!known.ok()) return layer::ForLayer(before->name, known.status());
   if (*known != nullptr) {
-    result = {.snapshot = before, .outcome = **known, .replayed = true, .stored = PendingOf(request_id)};
+    // Not `before`, which may wait for the store, and never get there.
+    result = {.snapshot = Snapshot(), .outcome = **known, .replayed = true, .stored = nullptr};
+    for (const Unsettled& unsettled : unsettled_) {
+      if (unsettled.request_id != request_id || unsettled.pending->resolved()) continue;
+      result.snapshot = unsettled.snapshot;
+      result.stored = unsettled.pending;
+    }
     return plan;
   }
 
   auto next = std::make_shared<layer::LayerSnapshot>(*before);
   if (absl::Status status = change(*next); !status.ok()) return status;
 
-  const absl::Time now = context_.clock->Now();
   plan.update.replaces = before;
   const bool inference_differs = InferenceDiffers(*before, *next);
   if (inference_differs || before->optimizer != next->optimizer || before->affine_group != next->affine_group) {
     if (before->config->frozen && next->config->frozen) return FrozenError(*before);
     next->version = before->version + 1;
     if (inference_differs) next->content_hash = layer::ContentHash(*next->config, *next->statistics, *next->affine);
-    next->update_time = now;
+    next->update_time = context_.clock->Now();
     plan.concerns_group =
         !next->affine_group.empty() && (before->affine != next->affine || before->optimizer != next->optimizer);
     result.snapshot = std::move(next);
@@ -98,7 +103,7 @@ absl::StatusOr<LayerEntry::Plan> LayerEntry::Prepare(absl::string_view request_i
                     .content_hash = result.snapshot->content_hash,
                     .num_batches_tracked = result.snapshot->statistics->num_batches_tracked,
                     .uid = ""};
-  requests_->Prepare(before->uid, request_id, result.outcome, now, &plan.update);
+  requests_->Prepare(before->uid, request_id, result.outcome, &plan.update);
   return plan;
 }
 
@@ -123,7 +128,7 @@ absl::StatusOr<LayerEntry::Plan> LayerEntry::Queue(absl::string_view request_id,
   result.stored = last_pending_;
   if (update.request.has_value()) {
     while (!unsettled_.empty() && unsettled_.front().pending->resolved()) unsettled_.pop_front();
-    unsettled_.push_back({std::string(request_id), last_pending_});
+    unsettled_.push_back({std::string(request_id), last_pending_, result.snapshot});
   }
   return plan;
 }
@@ -168,13 +173,6 @@ void LayerEntry::Publish(absl::Span<const SnapshotPtr> versions) {
     gone = recent_.Add(std::move(version));
   }
   if (!versions.empty()) context_.watchers->Changed(versions.back()->name);
-}
-
-PendingCommitPtr LayerEntry::PendingOf(absl::string_view request_id) {
-  for (const Unsettled& unsettled : unsettled_) {
-    if (unsettled.request_id == request_id) return unsettled.pending;
-  }
-  return nullptr;
 }
 
 void LayerEntry::TakeBack(const store::Update& update, const PendingCommitPtr& pending) {

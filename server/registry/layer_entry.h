@@ -59,7 +59,7 @@ class LayerEntry : public std::enable_shared_from_this<LayerEntry> {
   absl::StatusOr<SnapshotPtr> SnapshotAt(int64_t version) const;
 
   struct CommitResult {
-    // The version that the change made or, if replayed, the newest one.
+    // The version that the change made; if replayed, that one while it is not stored, and then the newest that is.
     SnapshotPtr snapshot;
     // The outcome of this change; if replayed, of the first application.
     RequestLog::Outcome outcome;
@@ -117,9 +117,9 @@ class LayerEntry : public std::enable_shared_from_this<LayerEntry> {
   struct Unsettled {
     std::string request_id;
     PendingCommitPtr pending;
+    // As the request left the layer.
+    SnapshotPtr snapshot;
   };
-
-  PendingCommitPtr PendingOf(absl::string_view request_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(commit_mutex_);
 
   const LayerContext context_;
   // Held over a whole commit; taken before snapshot_mutex_.

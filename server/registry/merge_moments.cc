@@ -193,14 +193,9 @@ absl::StatusOr<MergeMomentsResult> MergeMoments(const LayerRegistry& registry, c
         return control.CheckAlive();
       });
   if (!commit.ok()) return commit.status();
-  if (commit->replayed) {
-    // What it waits for stores the first application, but not what came after: what is stored then is answered. This is
-    // rare.
-    if (status = WaitFor(commit->stored); !status.ok()) return status;
-    return MergeMomentsResult{.snapshot = (*entry)->Snapshot(), .replayed = true, .stored = nullptr};
-  }
-  return MergeMomentsResult{
-      .snapshot = std::move(commit->snapshot), .replayed = repeated, .stored = std::move(commit->stored)};
+  return MergeMomentsResult{.snapshot = std::move(commit->snapshot),
+                            .replayed = commit->replayed || repeated,
+                            .stored = std::move(commit->stored)};
 }
 
 }  // namespace normd::registry

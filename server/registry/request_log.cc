@@ -27,12 +27,12 @@ absl::StatusOr<const RequestLog::Outcome*> RequestLog::Find(absl::string_view re
 }
 
 void RequestLog::Prepare(absl::string_view layer_uid, absl::string_view request_id, const Outcome& outcome,
-                         absl::Time now, store::Update* update) const {
+                         store::Update* update) const {
   if (request_id.empty()) return;
   update->request = store::RequestRecord{.layer_uid = std::string(layer_uid),
                                          .sequence = next_sequence_,
                                          .request_id = std::string(request_id),
-                                         .time = now,
+                                         .time = clock_->Now(),
                                          .outcome = outcome};
   if (forgotten_through_ - store_forgot_through_ >= kForgetAtATime) update->forget_through = forgotten_through_;
 }
@@ -40,21 +40,25 @@ void RequestLog::Prepare(absl::string_view layer_uid, absl::string_view request_
 void RequestLog::Record(const store::Update& update) {
   if (!update.request.has_value()) return;
   store_forgot_through_ = std::max(store_forgot_through_, update.forget_through);
-  Add(*update.request);
+  const absl::Duration now = clock_->Elapsed();
+  Add(*update.request, now);
+  while (!order_.empty() && order_.front().time < now - limits_.window) ForgetOldest();
 }
 
-void RequestLog::Restore(const store::RequestRecord& record) { Add(record); }
+void RequestLog::Restore(const store::RequestRecord& record) {
+  const absl::Duration age = std::max(absl::ZeroDuration(), clock_->Now() - record.time);
+  Add(record, clock_->Elapsed() - age);
+}
 
-void RequestLog::Add(const store::RequestRecord& record) {
+void RequestLog::Add(const store::RequestRecord& record, absl::Duration time) {
   next_sequence_ = record.sequence + 1;
   const auto [node, added] = outcomes_.emplace(record.request_id, record.outcome);
   if (!added) return;
-  order_.push_back({node->first, record.sequence, record.time});
+  order_.push_back({node->first, record.sequence, time});
   total_->fetch_add(1, std::memory_order_relaxed);
-  while (order_.size() > limits_.per_layer || order_.front().time < record.time - limits_.window ||
+  while (order_.size() > limits_.per_layer ||
          (order_.size() > 1 && total_->load(std::memory_order_relaxed) > limits_.total)) {
     ForgetOldest();
-    if (order_.empty()) break;
   }
 }
 

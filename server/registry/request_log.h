@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "server/base/clock.h"
 #include "server/store/state_store.h"
 
 namespace normd::registry {
@@ -25,13 +26,15 @@ struct RequestLimits {
 };
 
 // Remembers the latest mutations of a layer by request_id, so that a retry is answered with what the first attempt did,
-// and numbers them for the store. Not thread-safe.
+// and numbers them for the store. What it remembers ages by Clock::Elapsed, so that setting the wall clock makes it
+// forget nothing and keep nothing; only across a restart is there nothing else to go by. Not thread-safe.
 class RequestLog {
  public:
   using Outcome = store::RequestOutcome;
 
-  // `total` counts what all logs of a server remember and outlives them.
-  RequestLog(const RequestLimits& limits, std::atomic<int64_t>* total) : limits_(limits), total_(total) {}
+  // `total` counts what all logs of a server remember; it and `clock` outlive them.
+  RequestLog(const RequestLimits& limits, const base::Clock* clock, std::atomic<int64_t>* total)
+      : limits_(limits), clock_(clock), total_(total) {}
   ~RequestLog();
   RequestLog(const RequestLog&) = delete;
   RequestLog& operator=(const RequestLog&) = delete;
@@ -42,13 +45,14 @@ class RequestLog {
 
   // Puts into `update` what the store has to remember of a change of the layer with this uid, and what it may forget;
   // nothing for an empty id. Changes nothing yet.
-  void Prepare(absl::string_view layer_uid, absl::string_view request_id, const Outcome& outcome, absl::Time now,
+  void Prepare(absl::string_view layer_uid, absl::string_view request_id, const Outcome& outcome,
                store::Update* update) const;
   // Remembers what was prepared. REQUIRES: Find returned null for its id.
   void Record(const store::Update& update);
   // What Record did is no longer so: the store could not do it.
   void TakeBack(absl::string_view request_id);
-  // Remembers what the store remembers, in the order of the sequence.
+  // Remembers what the store remembers, in the order of the sequence. It is as old as the wall clock says, and new if
+  // its time has not come yet.
   void Restore(const store::RequestRecord& record);
 
   std::size_t size() const { return order_.size(); }
@@ -58,13 +62,15 @@ class RequestLog {
     // Of the outcome, in its node.
     absl::string_view request_id;
     int64_t sequence;
-    absl::Time time;
+    // By Clock::Elapsed; below 0 for what is older than that.
+    absl::Duration time;
   };
 
-  void Add(const store::RequestRecord& record);
+  void Add(const store::RequestRecord& record, absl::Duration time);
   void ForgetOldest();
 
   const RequestLimits limits_;
+  const base::Clock* const clock_;
   std::atomic<int64_t>* const total_;
   absl::node_hash_map<std::string, Outcome> outcomes_;
   // The oldest first.

@@ -41,13 +41,14 @@ class Server(NamedTuple):
 def running(folder: Path, *flags: str, end: signal.Signals = signal.SIGTERM) -> Iterator[Server]:
     """A server with these flags, in a folder of its own, that is ended by a signal.
 
-    It keeps its layers in memory, unless the flags name another --store.
+    It keeps its layers in memory and listens on a free port, unless the flags name another --store or --listen.
     """
     socket = folder / "normd.sock"
-    store = [] if "--store" in flags else ["--store", "memory"]
+    defaults = {"--store": "memory", "--listen": "127.0.0.1:0"}
+    rest = [word for flag, value in defaults.items() if flag not in flags for word in (flag, value)]
     log = folder / "log"
     with log.open("w") as stderr:
-        process = subprocess.Popen([normd_binary(), "--listen", "127.0.0.1:0", "--unix-socket", socket, *store, *flags],
+        process = subprocess.Popen([normd_binary(), "--unix-socket", socket, *rest, *flags],
                                    stdout=subprocess.PIPE, stderr=stderr, text=True)
     assert process.stdout is not None
     addresses: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from typing import Any, Callable, Optional, TypeVar
 
@@ -14,6 +15,9 @@ from normd.types import RetryPolicy
 from normd.v1 import error_details_pb2
 
 T = TypeVar("T")
+
+# How long after a call that found no server one is waited for; a later one waits anew.
+_LOOK_SECONDS = 30.0
 
 
 class Connection:
@@ -32,14 +36,31 @@ class Connection:
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.max_reconnect_backoff_ms", 1000),
             # Ours keep the request_id and are counted.
             ("grpc.enable_retries", 0),
         ])
+        # Its answer does not matter, only that it waits until there is a connection.
+        self._probe = self.channel.unary_unary("/grpc.health.v1.Health/Check")
+        # Guards _looking.
+        self._lock = threading.Lock()
+        # Whether a probe is on its way.
+        self._looking = False
 
     def close(self) -> None:
         """Cancels the calls under way."""
         self.channel.close()
+
+    def stream(self, path: str) -> Callable[..., Any]:
+        """A method whose requests and answers are streams of bytes."""
+        method = self.channel.stream_stream(path)
+
+        def start(*args: Any, **kwargs: Any) -> Any:
+            call = method(*args, **kwargs)
+            call.add_done_callback(lambda ended: self._look_if_lost(ended.code()))
+            return call
+
+        return start
 
     def call(self, method: Callable[..., Any], request: Any, timeout: float) -> Any:
         """Sends `request`; see run()."""
@@ -70,6 +91,7 @@ class Connection:
                 raise CancelledError(Code.CANCELLED, f"the client is closed ({closed})", number) from None
             except grpc.RpcError as failure:
                 error = error_of(failure, number)
+                self._look_if_lost(failure.code())
             unavailable = error.code is Code.UNAVAILABLE and repeatable
             no_room = error.code is Code.RESOURCE_EXHAUSTED and error.retry_delay is not None
             if not (unavailable or no_room) or number >= self._retry.max_attempts:
@@ -85,6 +107,28 @@ class Connection:
             self._sleep(wait)
             pause *= self._retry.multiplier
             number += 1
+
+    def _look_if_lost(self, code: Any) -> None:
+        """After UNAVAILABLE, lets a call wait for a connection, so that a server that comes back is found soon.
+
+        Ours fail at once while there is none, and so none of them stays to read what a new one brings: grpc's own
+        background poll, every 5 seconds, would be all that does. Changes nothing about how calls fail.
+        """
+        if code is not grpc.StatusCode.UNAVAILABLE:
+            return
+        with self._lock:
+            if self._looking:
+                return
+            self._looking = True
+        try:
+            self._probe.future(b"", timeout=_LOOK_SECONDS, wait_for_ready=True).add_done_callback(self._looked)
+        except ValueError:
+            # The channel is closed.
+            self._looked(None)
+
+    def _looked(self, _: Any) -> None:
+        with self._lock:
+            self._looking = False
 
 
 def error_of(failure: Any, attempts: int = 1) -> Error:

@@ -388,7 +388,7 @@ class Client:
         return TrainStepStream(self._stream("TrainStepStream"), call, whole, source, _stream_timeout(timeout))
 
     def _stream(self, method: str) -> Any:
-        return self._connection.channel.stream_stream(SERVICE + method)
+        return self._connection.stream(SERVICE + method)
 
     def _call(self, method: Callable[..., Any], request: Any, timeout: Optional[float]) -> Any:
         return self._connection.call(method, request, check_timeout(timeout, self._timeout))

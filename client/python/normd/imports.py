@@ -1,20 +1,21 @@
 """Batch norms of ONNX models and Keras, and running statistics of Stable-Baselines3, as layers.
 
-PyTorch's stand in normd.state_dict.
+PyTorch's stand in normd.state_dict, the way back in normd.exports.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from normd._importing import (Array, Found, ImportedLayer, ImportReport, NegativeVariance, OnExisting, layer_name, store,
-                              values, variances)
+from normd._decimals import one_minus
+from normd._importing import (Array, Found, ImportedLayer, ImportReport, NegativeVariance, OnExisting, store, values,
+                              variances)
+from normd._onnx import batch_norm_nodes
 from normd.client import Client
 from normd.types import LayerState
 
@@ -26,9 +27,8 @@ def import_onnx(client: Client, model: Any, *, prefix: str = "", negative_varian
     """Makes a layer of every BatchNormalization node whose scale, B, mean and variance are initialisers.
 
     A layer is named by its node ("/a/bn:0" is a.bn_0) or, if that has no name, by its scale's initialiser without
-    ".weight". ONNX's momentum
-    weighs the old value: update_weight is 1 minus it. The variance is the population's (opset 14 and later). Needs the
-    package onnx. Everything is checked before the first layer is made.
+    ".weight". ONNX's momentum weighs the old value: update_weight is 1 minus it. The variance is the population's
+    (opset 14 and later). Needs the package onnx. Everything is checked before the first layer is made.
 
     Args:
         model: onnx.ModelProto, or the path of one.
@@ -43,31 +43,19 @@ def import_onnx(client: Client, model: Any, *, prefix: str = "", negative_varian
     if isinstance(model, (str, os.PathLike)):
         model = onnx.load(os.fspath(model))
     arrays: dict[str, Array] = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    nodes, left_out = batch_norm_nodes(model, prefix)
     found = []
-    left_out = []
-    for node in model.graph.node:
-        if node.op_type != "BatchNormalization":
-            continue
-        inputs = list(node.input[1:5])
-        if len(inputs) != 4 or any(name not in arrays for name in inputs):
-            left_out.append(f"node {node.name!r} with computed parameters")
-            continue
-        scale, bias, mean, var = inputs
-        attributes = {one.name: one.f for one in node.attribute}
-        stem = node.name or scale.removesuffix(".weight")
+    for one in nodes:
+        scale, bias, mean, var = one.inputs
         remarks: list[str] = []
         running_mean = values(arrays, mean)
         length = len(running_mean)
         state = LayerState(running_mean=running_mean,
                            running_var=variances(arrays, var, length, negative_variance, remarks),
                            gamma=values(arrays, scale, length), beta=values(arrays, bias, length))
-        momentum = attributes.get("momentum", 0.9)
-        remarks.append(f"momentum {momentum:g} of the old value")
-        # Attributes are float32: 0.9 there is 0.89999998.
-        found.append(Found(layer_name(prefix, _segments(stem)), state, tuple(inputs), _shortest(attributes.get("epsilon", 1e-5)),
-                           1 - _shortest(momentum), remarks, preset="reference"))
-    if not found:
-        raise ValueError("the model has no BatchNormalization node whose parameters are initialisers")
+        remarks.append(f"momentum {one.momentum:g} of the old value")
+        found.append(Found(one.layer, state, one.inputs, one.epsilon, one_minus(one.momentum), remarks,
+                           preset="reference"))
     return store(client, found, [*arrays, *left_out], on_existing)
 
 
@@ -97,7 +85,7 @@ def import_keras(client: Client, name: str, weights: Sequence[npt.ArrayLike], *,
                        running_var=variances(arrays, "moving_variance", length, negative_variance, remarks),
                        gamma=values(arrays, "gamma", length, default=1) if affine else np.empty(0),
                        beta=values(arrays, "beta", length, default=0) if affine else np.empty(0))
-    one = Found(name, state, tuple(names), eps, 1 - momentum, remarks, preset="keras_fused" if fused else "keras")
+    one = Found(name, state, tuple(names), eps, one_minus(momentum), remarks, preset="keras_fused" if fused else "keras")
     return store(client, [one], arrays, on_existing)
 
 
@@ -105,7 +93,7 @@ def import_running_mean_std(client: Client, name: str, statistics: Any, *, eps: 
                             on_existing: OnExisting = "error") -> ImportReport:
     """Makes an observation normalizer's layer of Stable-Baselines3's or Gym's RunningMeanStd, or anything alike.
 
-    VecNormalize keeps it as `obs_rms`. The way back is RunningNormalizer.obs_rms.
+    VecNormalize keeps it as `obs_rms`. The way back is normd.exports.export_running_mean_std.
 
     Args:
         statistics: has `mean` and `var` of any one shape, whose values are the channels, and `count`.
@@ -126,13 +114,3 @@ def import_running_mean_std(client: Client, name: str, statistics: Any, *, eps: 
     one = Found(name, state, ("mean", "var", "count"), eps, None, [f"{count:g} values"], preset="rl_observation",
                 settings={"clip": clip})
     return store(client, [one], arrays, on_existing)
-
-
-def _segments(name: str) -> str:
-    """An ONNX name as a dotted path: slashes and other characters become dots and _."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name.strip("/").replace("/", "."))
-
-
-def _shortest(value: Union[float, np.float32]) -> float:
-    """The decimal number that a float32 was meant to be."""
-    return float(str(np.float32(value)))

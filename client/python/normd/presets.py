@@ -10,9 +10,9 @@ A preset is a name the server knows; these functions add settings given as that 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Any, Mapping, Optional
 
+from normd._decimals import one_minus
 from normd.types import Averaging
 
 
@@ -22,11 +22,6 @@ class Preset:
 
     name: str
     settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _one_minus(old_weight: float) -> float:
-    # In decimal: 1 - 0.99 in binary is 0.010000000000000009, not the 0.01 that was meant.
-    return float(1 - Decimal(repr(float(old_weight))))
 
 
 def reference() -> Preset:
@@ -43,22 +38,22 @@ def pytorch(momentum: Optional[float] = 0.1, eps: float = 1e-5) -> Preset:
 
 def onnx(momentum: float = 0.9, epsilon: float = 1e-5) -> Preset:
     """ONNX BatchNormalization 14 and 15: momentum weighs the old statistics; population variance."""
-    return Preset("reference", {"eps": epsilon, "update_weight": _one_minus(momentum)})
+    return Preset("reference", {"eps": epsilon, "update_weight": one_minus(momentum)})
 
 
 def keras(momentum: float = 0.99, epsilon: float = 1e-3, *, fused: bool = False) -> Preset:
     """keras.layers.BatchNormalization: momentum weighs the old statistics. `fused`: Keras 2 on rank 4."""
-    return Preset("keras_fused" if fused else "keras", {"eps": epsilon, "update_weight": _one_minus(momentum)})
+    return Preset("keras_fused" if fused else "keras", {"eps": epsilon, "update_weight": one_minus(momentum)})
 
 
 def flax(momentum: float = 0.99, epsilon: float = 1e-5) -> Preset:
     """flax.linen.BatchNorm: momentum weighs the old statistics."""
-    return Preset("flax", {"eps": epsilon, "update_weight": _one_minus(momentum)})
+    return Preset("flax", {"eps": epsilon, "update_weight": one_minus(momentum)})
 
 
 def haiku(decay_rate: float, eps: float = 1e-5) -> Preset:
     """haiku.BatchNorm: decay_rate weighs the old statistics, and the start's weight is removed (zero-debias)."""
-    return Preset("haiku", {"eps": eps, "update_weight": _one_minus(decay_rate)})
+    return Preset("haiku", {"eps": eps, "update_weight": one_minus(decay_rate)})
 
 
 def standard_scaler() -> Preset:

@@ -1,8 +1,9 @@
-"""Batch norms of PyTorch's state_dicts and modules as layers, and layers as state_dicts.
+"""Batch norms of PyTorch's state_dicts and modules as layers, and back.
 
     report = import_state_dict(client, normd.state_files.load("resnet50.safetensors"), prefix="resnet50.")
     print(report)
     arrays = export_state_dict(client, prefix="resnet50.")
+    print(export_module(client, model, prefix="resnet50."))
 
 From the command line: python3 -m normd.state_dict import|export|inspect --help
 """
@@ -10,6 +11,7 @@ From the command line: python3 -m normd.state_dict import|export|inspect --help
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
@@ -18,13 +20,16 @@ import numpy as np
 import numpy.typing as npt
 
 from normd import state_files
+from normd._exporting import (Estimator, ExportedLayer, ExportReport, OnMissing, check_identity, check_size, finite_state,
+                              gamma_and_beta, read_layers, remark_on_rest, variance)
 from normd._importing import (Array, Found, ImportedLayer, ImportReport, NegativeVariance, OnExisting, check_prefix,
                               layer_name, store, values, variances)
 from normd.client import Client
 from normd.errors import Code, Error, NotFoundError
-from normd.types import Averaging, Layer, LayerState
+from normd.types import Averaging, Layer, LayerState, VarianceEstimator
 
-__all__ = ["ImportReport", "ImportedLayer", "export_state_dict", "import_module", "import_state_dict"]
+__all__ = ["ExportReport", "ExportedLayer", "ImportReport", "ImportedLayer", "export_module", "export_state_dict",
+           "import_module", "import_state_dict"]
 
 _MEAN, _VAR, _BATCHES, _WEIGHT, _BIAS = "running_mean", "running_var", "num_batches_tracked", "weight", "bias"
 
@@ -62,8 +67,7 @@ def import_module(client: Client, module: Any, *, prefix: str = "", negative_var
                   on_existing: OnExisting = "error") -> ImportReport:
     """The same for a torch.nn.Module: each batch norm in it that has running statistics, with its own eps and momentum.
 
-    The way back is `module.load_state_dict({k: torch.from_numpy(v) for k, v in export_state_dict(client,
-    prefix=prefix).items()}, strict=False)`.
+    The way back is export_module.
     """
     from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -80,23 +84,133 @@ def export_state_dict(client: Client, *, prefix: str = "", dtype: npt.DTypeLike 
 
     Floating-point values are rounded to `dtype`; the server's are float64. num_batches_tracked is int64. A layer that
     was named by the prefix alone gets keys without a name. Layers without running statistics and affine have no keys.
+    A state_dict holds neither eps nor momentum: export_module sets them.
 
     Raises:
         NotFoundError: there is no such layer.
         ValueError: a value is too large for `dtype`.
     """
+    return _export(client, prefix, np.dtype(dtype))[0]
+
+
+def _export(client: Client, prefix: str, dtype: np.dtype[Any]) -> tuple[dict[str, Array], ExportReport]:
     check_prefix(prefix)
     arrays: dict[str, Array] = {}
-    found = False
+    exported = []
     # With the layer that is named by the prefix alone, whose name the prefix does not begin.
     for layer in client.list_layers(prefix[:-1], with_state=True):
         if layer.name != prefix[:-1] and not layer.name.startswith(prefix):
             continue
-        found = True
-        arrays.update(_write(layer, layer.name[len(prefix):], np.dtype(dtype)))
-    if not found:
+        written = _write(layer, layer.name[len(prefix):], dtype)
+        arrays.update(written)
+        remarks: list[str] = []
+        if layer.config.track_running_stats:
+            variance(layer, VarianceEstimator.SAMPLE, "keep", "torch", remarks)
+        exported.append(_exported(layer, "a state_dict", tuple(written), None, remarks))
+    if not exported:
         raise NotFoundError(Code.NOT_FOUND, f"no layer's name starts with {prefix!r}")
-    return arrays
+    return arrays, ExportReport(tuple(exported))
+
+
+def export_module(client: Client, module: Any, *, prefix: str = "", estimator: Estimator = "keep",
+                  on_missing: OnMissing = "error") -> ExportReport:
+    """Writes layers into the batch norms of a torch.nn.Module: statistics, weight and bias, eps and momentum.
+
+    Each batch norm takes the layer that import_module would make of it, in place and in its own dtype and device; the
+    version of each layer is in the report. Everything is checked before anything is written. A layer that is not affine
+    writes ones and zeros; a momentum of None is torch's cumulative average.
+
+    Args:
+        module: a torch.nn.Module; those of normd.torch, which keep their state on the server, are refused.
+        prefix: put before each batch norm's name.
+        estimator: "keep" leaves running_var the number that infer() normalizes with, so that eval() gives the same;
+            "convert" makes it the sample variance, torch's own: exactly, by sample_count, on pooled layers; others
+            whose estimator differs are refused.
+        on_missing: what to do with a batch norm with running statistics and without a layer: refuse, or leave it alone.
+            One without running statistics needs no layer.
+
+    Raises:
+        ValueError: no batch norm; a layer does not fit its batch norm; a value is not finite, or too large.
+        NotFoundError: a layer is missing and on_missing is "error", or all are.
+    """
+    import torch
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    from normd.torch import _ServedBatchNorm
+
+    modules = {layer_name(prefix, name): (name, one) for name, one in module.named_modules() if isinstance(one, _BatchNorm)}
+    tracking = [name for name, (_, one) in modules.items() if one.running_mean is not None]
+    if not modules:
+        raise ValueError("the module holds no batch norm")
+    for label, one in modules.values():
+        if isinstance(one, _ServedBatchNorm):
+            raise ValueError(f"{label!r} is of normd.torch and keeps its state on the server, want torch's own")
+        if any(torch.nn.parameter.is_lazy(value) for value in [*one.parameters(), *one.buffers()]):
+            raise ValueError(f"{label!r} is not initialized yet ({type(one).__name__}): call the module once")
+    layers = read_layers(client, tracking, on_missing) if tracking else {}
+    for name in modules.keys() - set(tracking):
+        with contextlib.suppress(NotFoundError):
+            layers[name] = client.get_layer(name)
+    writes: list[tuple[Any, Any]] = []
+    exported = []
+    for name, (label, one) in modules.items():
+        if name in layers:
+            remarks: list[str] = []
+            tensors = _tensors_for(layers[name], label, one, estimator, remarks)
+            writes += [(getattr(one, key), value) for key, value in tensors.items()]
+            target = repr(label) if label else type(one).__name__
+            exported.append(_exported(layers[name], target, tuple(tensors), one, remarks))
+    with torch.no_grad():
+        for old, new in writes:
+            old.copy_(new)
+    for done in exported:
+        settings: Any = modules[done.name][1]
+        settings.eps, settings.momentum = done.eps, done.momentum
+    return ExportReport(tuple(exported), tuple(name for name in tracking if name not in layers))
+
+
+def _tensors_for(layer: Layer, label: str, module: Any, estimator: Estimator, remarks: list[str]) -> dict[str, Any]:
+    """New values of the batch norm's parameters and buffers, as they will be."""
+    import torch
+
+    config, state = layer.config, finite_state(layer)
+    tracks = module.running_mean is not None
+    if module.num_features != config.num_channels or tracks != config.track_running_stats:
+        raise ValueError(f"{layer.name} has {config.num_channels} channels and track_running_stats "
+                         f"{config.track_running_stats}, want {module.num_features} and {tracks} as {label!r} has")
+    exact = {}
+    if module.affine:
+        exact[_WEIGHT], exact[_BIAS] = gamma_and_beta(layer, remarks)
+    else:
+        check_identity(layer, repr(label))
+    if config.track_running_stats:
+        exact[_MEAN] = state.running_mean
+        exact[_VAR] = variance(layer, VarianceEstimator.SAMPLE, estimator, "torch", remarks)
+    tensors = {}
+    for key, values_ in exact.items():
+        old = getattr(module, key)
+        tensors[key] = torch.from_numpy(values_).to(old.dtype)
+        check_size(layer, f"{label}.{key}" if label else key, values_, bool(torch.isfinite(tensors[key]).all()), old.dtype)
+    if config.track_running_stats:
+        tensors[_BATCHES] = torch.tensor(state.num_batches_tracked)
+    return tensors
+
+
+def _exported(layer: Layer, target: str, keys: tuple[str, ...], module: Any, remarks: list[str]) -> ExportedLayer:
+    """What the report says, with the settings of the module that will change, if there is one."""
+    config = layer.config
+    # None: torch's cumulative average.
+    momentum = config.update_weight
+    if config.averaging is Averaging.POOLED:
+        remarks.append("pooled average: torch's cumulative one counts batches, not values")
+    if module is not None:
+        if not config.track_running_stats:
+            momentum = module.momentum
+        remarks += [f"{key} {before} -> {after}" for key, before, after in
+                    (("eps", module.eps, config.eps), ("momentum", module.momentum, momentum)) if before != after]
+    remark_on_rest(layer, "torch", remarks)
+    return ExportedLayer(layer.name, layer.version, config.num_channels, target, keys, config.eps, momentum,
+                         tuple(remarks))
 
 
 def _to_numpy(tensor: Any) -> Array:
@@ -197,10 +311,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             return 0
         with Client(args.target) as client:
             if args.command == "export":
-                arrays = export_state_dict(client, prefix=args.prefix, dtype=args.dtype)
+                arrays, report = _export(client, args.prefix, np.dtype(args.dtype))
                 state_files.save(args.file, arrays)
                 rounded = " (the server's float64 values, rounded)" if args.dtype == "float32" else ""
-                print(f"{args.file}: {len(arrays)} arrays, {args.dtype}{rounded}")
+                print(f"{args.file}: {len(arrays)} arrays, {args.dtype}{rounded}\n{report}")
             else:
                 momentum = None if args.momentum.lower() == "none" else float(args.momentum)
                 print(import_state_dict(client, state_files.load(args.file), prefix=args.prefix, momentum=momentum,

@@ -205,6 +205,48 @@ TEST_F(DurabilityTest, ARetryWaitsForTheFirstApplication) {
   gate_.Open();
 }
 
+// Whatever the retry is of, it shows nothing of what waits for the store.
+TEST_F(DurabilityTest, ARetryOfWhatIsStoredIsAnsweredWithWhatIsStored) {
+  layer::StateUpdate state;
+  state.running_mean = {5};
+  state.running_var = {2};
+  state.sample_count = {1};
+  const auto set = [&] { return registry_.SetState("a", state, 0, "set"); };
+  const auto reset = [&] { return registry_.ResetStatistics("a", 0, "reset"); };
+  ConfigUpdate update;
+  update.values.eps = 0.5;
+  update.fields = {"eps"};
+  const auto configure = [&] { return registry_.Update("a", update, "", "update"); };
+  const MergeMomentsInput merge = {.layer = "a",
+                                   .moments = {.count = {1}, .mean = {1}, .m2 = {0}},
+                                   .contributor = "",
+                                   .sequence = 0,
+                                   .request_id = "merge"};
+  EXPECT_THAT(set(), IsOk());
+  EXPECT_THAT(reset(), IsOk());
+  EXPECT_THAT(configure(), IsOk());
+  const auto merged = MergeMoments(registry_, merge, {});
+  ASSERT_THAT(merged, IsOk());
+  EXPECT_THAT(WaitFor(merged->stored), IsOk());
+  gate_.AwaitWrites(4);
+  gate_.Close();
+  const TrainStepResult waiting = Step("a", {7}, "waits");
+  gate_.AwaitWrites(1);
+  EXPECT_EQ(waiting.version, 6);
+  for (const auto& answer : {set(), reset(), configure()}) {
+    ASSERT_THAT(answer, IsOk());
+    EXPECT_EQ((*answer)->version, 5);
+  }
+  const auto again = MergeMoments(registry_, merge, {});
+  ASSERT_THAT(again, IsOk());
+  EXPECT_TRUE(again->replayed);
+  EXPECT_EQ(again->stored, nullptr);
+  EXPECT_EQ(again->snapshot->version, 5);
+  gate_.Open();
+  EXPECT_THAT(WaitFor(waiting.stored), IsOk());
+  EXPECT_EQ((*set())->version, 6);
+}
+
 TEST_F(DurabilityTest, ADeletionThatCannotBeStoredLeavesTheLayer) {
   gate_.Fail();
   EXPECT_THAT(registry_.Delete("a", "", "d"), StatusIs(StatusCode::kResourceExhausted));

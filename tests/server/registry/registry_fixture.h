@@ -23,11 +23,19 @@ namespace normd::tests {
 // Stands still until told. Thread-safe.
 class FakeClock final : public base::Clock {
  public:
-  absl::Time Now() const override { return absl::FromUnixSeconds(seconds_.load()); }
-  void Advance(absl::Duration by) { seconds_ += absl::ToInt64Seconds(by); }
+  absl::Time Now() const override { return absl::FromUnixNanos(wall_nanos_.load()); }
+  absl::Duration Elapsed() const override { return absl::Nanoseconds(elapsed_nanos_.load()); }
+  // Time passes.
+  void Advance(absl::Duration by) {
+    Jump(by);
+    elapsed_nanos_ += absl::ToInt64Nanoseconds(by);
+  }
+  // Somebody sets the wall clock.
+  void Jump(absl::Duration by) { wall_nanos_ += absl::ToInt64Nanoseconds(by); }
 
  private:
-  std::atomic<int64_t> seconds_ = 1'000'000;
+  std::atomic<int64_t> wall_nanos_ = 1'700'000'000'000'000'000;
+  std::atomic<int64_t> elapsed_nanos_ = 1'000'000'000'000;
 };
 
 // A borrowed tensor; `values` outlives it.

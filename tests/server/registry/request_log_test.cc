@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "tests/server/registry/registry_fixture.h"
 #include "tests/status_matchers.h"
 
 namespace normd::registry {
@@ -21,7 +22,7 @@ class RequestLogTest : public ::testing::Test {
   // Remembers, and returns what the store was told.
   store::Update Record(RequestLog* log, const std::string& id, const RequestLog::Outcome& outcome) {
     store::Update update;
-    log->Prepare("uid", id, outcome, now_, &update);
+    log->Prepare("uid", id, outcome, &update);
     log->Record(update);
     return update;
   }
@@ -32,12 +33,12 @@ class RequestLogTest : public ::testing::Test {
     return *found != nullptr;
   }
 
-  absl::Time now_ = absl::UnixEpoch();
+  tests::FakeClock clock_;
   std::atomic<int64_t> total_ = 0;
 };
 
 TEST_F(RequestLogTest, RemembersWhatACallDid) {
-  RequestLog log({}, &total_);
+  RequestLog log({}, &clock_, &total_);
   NORMD_ASSERT_OK_AND_ASSIGN(const RequestLog::Outcome* none, log.Find("a", 7));
   EXPECT_EQ(none, nullptr);
   const store::Update update = Record(&log, "a", Made(7, 2));
@@ -47,19 +48,19 @@ TEST_F(RequestLogTest, RemembersWhatACallDid) {
   ASSERT_TRUE(update.request.has_value());
   EXPECT_EQ(*update.request,
             (store::RequestRecord{
-                .layer_uid = "uid", .sequence = 1, .request_id = "a", .time = now_, .outcome = Made(7, 2)}));
+                .layer_uid = "uid", .sequence = 1, .request_id = "a", .time = clock_.Now(), .outcome = Made(7, 2)}));
   EXPECT_EQ(Record(&log, "b", Made(7, 3)).request->sequence, 2);
 }
 
 TEST_F(RequestLogTest, NoticesAnIdUsedForAnotherCall) {
-  RequestLog log({}, &total_);
+  RequestLog log({}, &clock_, &total_);
   Record(&log, "a", Made(7, 2));
   EXPECT_THAT(log.Find("a", 8),
               StatusIs(StatusCode::kInvalidArgument, "request_id 'a' was used before for another call"));
 }
 
 TEST_F(RequestLogTest, AnEmptyIdIsNeverRemembered) {
-  RequestLog log({}, &total_);
+  RequestLog log({}, &clock_, &total_);
   EXPECT_FALSE(Record(&log, "", Made(7, 2)).request.has_value());
   NORMD_ASSERT_OK_AND_ASSIGN(const RequestLog::Outcome* found, log.Find("", 8));
   EXPECT_EQ(found, nullptr);
@@ -67,7 +68,7 @@ TEST_F(RequestLogTest, AnEmptyIdIsNeverRemembered) {
 
 TEST_F(RequestLogTest, ForgetsTheOldestBeyondItsCapacity) {
   constexpr int kCapacity = 5;
-  RequestLog log({.per_layer = kCapacity}, &total_);
+  RequestLog log({.per_layer = kCapacity}, &clock_, &total_);
   for (int i = 0; i < 23; ++i) {
     Record(&log, absl::StrCat("id", i), Made(1, i));
     for (int j = 0; j <= i; ++j) EXPECT_EQ(Knows(log, absl::StrCat("id", j)), j > i - kCapacity) << i << " " << j;
@@ -76,14 +77,14 @@ TEST_F(RequestLogTest, ForgetsTheOldestBeyondItsCapacity) {
 }
 
 TEST_F(RequestLogTest, ForgetsWhatIsOlderThanTheWindow) {
-  RequestLog log({.window = absl::Hours(1)}, &total_);
+  RequestLog log({.window = absl::Hours(1)}, &clock_, &total_);
   Record(&log, "a", Made(1, 1));
-  now_ += absl::Minutes(40);
+  clock_.Advance(absl::Minutes(40));
   Record(&log, "b", Made(1, 2));
-  now_ += absl::Minutes(20);
+  clock_.Advance(absl::Minutes(20));
   Record(&log, "c", Made(1, 3));
   EXPECT_TRUE(Knows(log, "a"));
-  now_ += absl::Nanoseconds(1);
+  clock_.Advance(absl::Nanoseconds(1));
   Record(&log, "d", Made(1, 4));
   EXPECT_FALSE(Knows(log, "a"));
   EXPECT_TRUE(Knows(log, "b"));
@@ -92,8 +93,8 @@ TEST_F(RequestLogTest, ForgetsWhatIsOlderThanTheWindow) {
 TEST_F(RequestLogTest, AllLogsTogetherStayWithinTheTotal) {
   const RequestLimits limits = {.total = 10};
   {
-    RequestLog first(limits, &total_);
-    RequestLog second(limits, &total_);
+    RequestLog first(limits, &clock_, &total_);
+    RequestLog second(limits, &clock_, &total_);
     for (int i = 0; i < 10; ++i) Record(&first, absl::StrCat("id", i), Made(1, i));
     for (int i = 0; i < 10; ++i) Record(&second, absl::StrCat("id", i), Made(1, i));
     // Only a layer that changes gives up its own, and never its newest.
@@ -106,7 +107,7 @@ TEST_F(RequestLogTest, AllLogsTogetherStayWithinTheTotal) {
 }
 
 TEST_F(RequestLogTest, TellsTheStoreWhatToForgetManyAtATime) {
-  RequestLog log({.per_layer = 1}, &total_);
+  RequestLog log({.per_layer = 1}, &clock_, &total_);
   int64_t told = 0;
   int times = 0;
   for (int i = 0; i < 1000; ++i) {
@@ -122,7 +123,7 @@ TEST_F(RequestLogTest, TellsTheStoreWhatToForgetManyAtATime) {
 }
 
 TEST_F(RequestLogTest, WhatWasTakenBackMayComeAgain) {
-  RequestLog log({}, &total_);
+  RequestLog log({}, &clock_, &total_);
   Record(&log, "a", Made(1, 1));
   Record(&log, "b", Made(1, 2));
   log.TakeBack("a");
@@ -134,10 +135,13 @@ TEST_F(RequestLogTest, WhatWasTakenBackMayComeAgain) {
 }
 
 TEST_F(RequestLogTest, GoesOnWhereTheStoreEnded) {
-  RequestLog log({.per_layer = 2}, &total_);
+  RequestLog log({.per_layer = 2}, &clock_, &total_);
   for (int i = 5; i < 9; ++i) {
-    log.Restore(
-        {.layer_uid = "uid", .sequence = i, .request_id = absl::StrCat("id", i), .time = now_, .outcome = Made(1, i)});
+    log.Restore({.layer_uid = "uid",
+                 .sequence = i,
+                 .request_id = absl::StrCat("id", i),
+                 .time = clock_.Now(),
+                 .outcome = Made(1, i)});
   }
   EXPECT_FALSE(Knows(log, "id6"));
   EXPECT_TRUE(Knows(log, "id7"));
