@@ -16,13 +16,15 @@ namespace {
 constexpr int64_t kApplicationId = 0x6e6f726d;
 
 // The schema, as the steps that lead to it: step n takes a file of version n to n + 1. A released step never changes.
-// A layer stands in three tables, since a training step changes its statistics and an optimizer's step the rest.
+// A layer stands in three tables by what changes it: settings, training steps, and optimizers' steps. A training step
+// should change one page.
 constexpr const char* kMigrations[] = {R"sql(
   CREATE TABLE layers (
     id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, preset TEXT NOT NULL,
-    create_time INTEGER NOT NULL, update_time INTEGER NOT NULL, version INTEGER NOT NULL,
-    config_version INTEGER NOT NULL, content_hash TEXT NOT NULL, config BLOB NOT NULL);
-  CREATE TABLE statistics (layer_id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
+    create_time INTEGER NOT NULL, config_version INTEGER NOT NULL, config BLOB NOT NULL);
+  CREATE TABLE statistics (
+    layer_id INTEGER PRIMARY KEY, version INTEGER NOT NULL, update_time INTEGER NOT NULL, content_hash TEXT NOT NULL,
+    bytes BLOB NOT NULL);
   CREATE TABLE parameters (layer_id INTEGER PRIMARY KEY, affine BLOB NOT NULL, optimizer BLOB NOT NULL);
   CREATE TABLE contributors (
     layer_id INTEGER NOT NULL, name BLOB NOT NULL, sequence INTEGER NOT NULL,
@@ -52,8 +54,8 @@ absl::Status CheckLengths(const layer::LayerSnapshot& snapshot) {
 
 // Of a row of kSelectLayers, from its second column on.
 constexpr absl::string_view kSelectLayers =
-    "SELECT id, uid, name, preset, create_time, update_time, version, config_version, content_hash, config, "
-    "statistics.bytes, affine, optimizer FROM layers JOIN statistics ON statistics.layer_id = id "
+    "SELECT id, uid, name, preset, create_time, config_version, config, version, update_time, content_hash, "
+    "bytes, affine, optimizer FROM layers JOIN statistics ON statistics.layer_id = id "
     "JOIN parameters ON parameters.layer_id = id ORDER BY name";
 
 // Of all layers, by row.
@@ -83,12 +85,12 @@ absl::StatusOr<StateStore::SnapshotPtr> ReadLayer(const Statement& row, layer::C
   snapshot->name = row.Text(2);
   snapshot->preset = row.Text(3);
   snapshot->create_time = absl::FromUnixNanos(row.Int(4));
-  snapshot->update_time = absl::FromUnixNanos(row.Int(5));
-  snapshot->version = row.Int(6);
-  snapshot->config_version = row.Int(7);
-  snapshot->content_hash = row.Text(8);
-  absl::StatusOr<layer::LayerConfig> config = DecodeConfig(row.Bytes(9));
+  snapshot->config_version = row.Int(5);
+  absl::StatusOr<layer::LayerConfig> config = DecodeConfig(row.Bytes(6));
   if (!config.ok()) return layer::ForLayer(snapshot->name, config.status());
+  snapshot->version = row.Int(7);
+  snapshot->update_time = absl::FromUnixNanos(row.Int(8));
+  snapshot->content_hash = row.Text(9);
   absl::StatusOr<layer::Statistics> statistics = DecodeStatistics(row.Bytes(10));
   if (!statistics.ok()) return layer::ForLayer(snapshot->name, statistics.status());
   absl::StatusOr<layer::Affine> affine = DecodeAffine(row.Bytes(11));
@@ -172,11 +174,11 @@ absl::Status SqliteStore::PrepareStatements() {
       {&begin_, "BEGIN IMMEDIATE"},
       {&commit_, "COMMIT"},
       {&insert_layer_,
-       "INSERT INTO layers (uid, name, preset, create_time, update_time, version, config_version, content_hash, config)"
-       " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"},
-      {&update_layer_,
-       "UPDATE layers SET update_time = ?, version = ?, config_version = ?, content_hash = ?, config = ? WHERE id = ?"},
-      {&put_statistics_, "INSERT OR REPLACE INTO statistics (layer_id, bytes) VALUES (?, ?)"},
+       "INSERT INTO layers (uid, name, preset, create_time, config_version, config) VALUES (?, ?, ?, ?, ?, ?)"},
+      {&update_layer_, "UPDATE layers SET config_version = ?, config = ? WHERE id = ?"},
+      {&put_statistics_,
+       "INSERT OR REPLACE INTO statistics (layer_id, version, update_time, content_hash, bytes) "
+       "VALUES (?, ?, ?, ?, ?)"},
       {&put_parameters_, "INSERT OR REPLACE INTO parameters (layer_id, affine, optimizer) VALUES (?, ?, ?)"},
       {&put_contributor_, "INSERT OR REPLACE INTO contributors (layer_id, name, sequence) VALUES (?, ?, ?)"},
       {&delete_contributors_, "DELETE FROM contributors WHERE layer_id = ?"},
@@ -270,20 +272,17 @@ absl::Status SqliteStore::Apply(const Update& update) {
 absl::Status SqliteStore::Put(const Update& update) {
   const layer::LayerSnapshot& snapshot = *update.put;
   const layer::LayerSnapshot* before = update.replaces.get();
-  const std::string config = Encode(*snapshot.config);
   const auto found = rows_.find(snapshot.uid);
   int64_t row = 0;
   if (found == rows_.end()) {
     before = nullptr;
+    const std::string config = Encode(*snapshot.config);
     absl::Status status = insert_layer_.BindText(0, snapshot.uid)
                               .BindText(1, snapshot.name)
                               .BindText(2, snapshot.preset)
                               .Bind(3, absl::ToUnixNanos(snapshot.create_time))
-                              .Bind(4, absl::ToUnixNanos(snapshot.update_time))
-                              .Bind(5, snapshot.version)
-                              .Bind(6, snapshot.config_version)
-                              .BindText(7, snapshot.content_hash)
-                              .BindBlob(8, config)
+                              .Bind(4, snapshot.config_version)
+                              .BindBlob(5, config)
                               .Run();
     if (!status.ok()) return status;
     row = sqlite3_last_insert_rowid(database_->handle());
@@ -291,21 +290,22 @@ absl::Status SqliteStore::Put(const Update& update) {
     added_.push_back(snapshot.uid);
   } else {
     row = found->second;
-    absl::Status status = update_layer_.Bind(0, absl::ToUnixNanos(snapshot.update_time))
-                              .Bind(1, snapshot.version)
-                              .Bind(2, snapshot.config_version)
-                              .BindText(3, snapshot.content_hash)
-                              .BindBlob(4, config)
-                              .Bind(5, row)
-                              .Run();
-    if (!status.ok()) return status;
+    if (before == nullptr || before->config != snapshot.config || before->config_version != snapshot.config_version) {
+      const std::string config = Encode(*snapshot.config);
+      absl::Status status = update_layer_.Bind(0, snapshot.config_version).BindBlob(1, config).Bind(2, row).Run();
+      if (!status.ok()) return status;
+    }
   }
-  if (before == nullptr || before->statistics != snapshot.statistics) {
-    const std::string statistics = Encode(*snapshot.statistics);
-    absl::Status status = put_statistics_.Bind(0, row).BindBlob(1, statistics).Run();
-    if (!status.ok()) return status;
-  }
-  if (absl::Status status = PutContributors(row, *snapshot.contributors, before); !status.ok()) return status;
+  const std::string statistics = Encode(*snapshot.statistics);
+  absl::Status status = put_statistics_.Bind(0, row)
+                            .Bind(1, snapshot.version)
+                            .Bind(2, absl::ToUnixNanos(snapshot.update_time))
+                            .BindText(3, snapshot.content_hash)
+                            .BindBlob(4, statistics)
+                            .Run();
+  if (!status.ok()) return status;
+  status = PutContributors(row, *snapshot.contributors, before);
+  if (!status.ok()) return status;
   if (before == nullptr || before->affine != snapshot.affine || before->optimizer != snapshot.optimizer) {
     const std::string affine = Encode(*snapshot.affine);
     const std::string optimizer = Encode(*snapshot.optimizer);
