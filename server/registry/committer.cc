@@ -1,7 +1,5 @@
 #include "server/registry/committer.h"
 
-#include <algorithm>
-#include <chrono>
 #include <string>
 #include <utility>
 
@@ -17,8 +15,6 @@ namespace {
 constexpr std::size_t kMaxWaiting = 16384;
 // Transactions that somebody who brings a change carries out in a row.
 constexpr int kRoundsForOthers = 4;
-// Between two looks whether the store is free for a sync that is due.
-constexpr std::chrono::milliseconds kSyncRetry(1);
 
 }  // namespace
 
@@ -59,8 +55,7 @@ absl::Status WaitFor(const PendingCommitPtr& pending) {
   return pending == nullptr ? absl::OkStatus() : pending->Wait();
 }
 
-Committer::Committer(store::StateStore* store)
-    : store_(store), syncs_(store->sync_interval() != absl::InfiniteDuration()), thread_([this] { Run(); }) {}
+Committer::Committer(store::StateStore* store) : store_(store), thread_([this] { Run(); }) {}
 
 Committer::~Committer() {
   {
@@ -90,13 +85,12 @@ void Committer::Drive() {
       handed_over_ = true;
     } else {
       if (driving_ || handed_over_) return;
-      const bool was_dirty = dirty_;
       driving_ = true;
       for (int round = 0; round < kRoundsForOthers && !waiting_.empty(); ++round) StoreWaiting(&lock);
       driving_ = false;
       // Whoever stores for others wants to go on with his own call some time.
       handed_over_ = !waiting_.empty();
-      wake = handed_over_ || stopping_ || (dirty_ && !was_dirty);
+      wake = handed_over_ || stopping_;
     }
   }
   if (wake) wake_.notify_one();
@@ -108,36 +102,19 @@ void Committer::StoreWaiting(std::unique_lock<std::mutex>* lock) {
   lock->unlock();
   Store(std::move(batch));
   lock->lock();
-  dirty_ = syncs_;
 }
 
 void Committer::Run() {
-  using Clock = std::chrono::steady_clock;
-  const auto interval = absl::ToChronoNanoseconds(std::min(store_->sync_interval(), absl::Hours(24)));
-  Clock::time_point sync_at = Clock::now() + interval;
   std::unique_lock<std::mutex> lock(mutex_.native());
   while (true) {
-    const auto ready = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return !driving_ && ((handed_over_ && !waiting_.empty()) || stopping_ || (dirty_ && Clock::now() >= sync_at));
-    };
-    if (dirty_) {
-      wake_.wait_until(lock, std::max(sync_at, Clock::now() + kSyncRetry), ready);
-    } else {
-      wake_.wait(lock, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return ready() || dirty_; });
-      sync_at = Clock::now() + interval;
+    wake_.wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return !driving_ && ((handed_over_ && !waiting_.empty()) || stopping_);
+    });
+    if (!waiting_.empty()) {
+      driving_ = true;
+      StoreWaiting(&lock);
+      driving_ = false;
     }
-    if (!ready()) continue;
-    driving_ = true;
-    if (!waiting_.empty()) StoreWaiting(&lock);
-    if (dirty_ && (Clock::now() >= sync_at || stopping_)) {
-      lock.unlock();
-      const bool synced = store_->Sync().ok();
-      lock.lock();
-      // Tried again after the next interval if it failed: what was written is still as safe as before.
-      dirty_ = !synced;
-      sync_at = Clock::now() + interval;
-    }
-    driving_ = false;
     // Those who came meanwhile have left it to this thread.
     handed_over_ = !waiting_.empty();
     if (stopping_ && !handed_over_) return;

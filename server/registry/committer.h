@@ -101,7 +101,6 @@ class Committer {
   static void TakeBack(const Waiting& waiting, const store::Update& update, const absl::Status& cause);
 
   store::StateStore* const store_;
-  const bool syncs_;
   base::Mutex mutex_;
   // thread_ may have something to do.
   std::condition_variable wake_;
@@ -110,8 +109,6 @@ class Committer {
   bool driving_ ABSL_GUARDED_BY(mutex_) = false;
   // What waits is for thread_.
   bool handed_over_ ABSL_GUARDED_BY(mutex_) = false;
-  // Something was written after the last Sync.
-  bool dirty_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   // Last: it runs as soon as it is made.
   std::thread thread_;

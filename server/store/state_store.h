@@ -55,8 +55,8 @@ struct Update {
 };
 
 // Where the layers of a server are kept. It decides nothing: what a change is and whether it may happen is settled when
-// it comes here. One server at a time uses a store. Load comes first and once; then Write
-// and Sync, from one thread at a time.
+// it comes here. One server at a time uses a store. Load comes first and once; then Write,
+// from one thread at a time.
 class StateStore {
  public:
   using SnapshotPtr = std::shared_ptr<const layer::LayerSnapshot>;
@@ -71,11 +71,6 @@ class StateStore {
   // Carries out all `updates` in order, or none. When it returns they are as durable as the store promises. UNAVAILABLE
   // or RESOURCE_EXHAUSTED: it cannot write now; nothing has changed, and it may be asked again.
   virtual absl::Status Write(absl::Span<const Update> updates) = 0;
-
-  // Brings what was written and is not yet as durable as it can be to the disk. UNAVAILABLE as from Write.
-  virtual absl::Status Sync() { return absl::OkStatus(); }
-  // How long after a Write somebody should call Sync.
-  virtual absl::Duration sync_interval() const { return absl::InfiniteDuration(); }
 
   // Whether Write takes so long that a thread of its own should do it, with all that comes meanwhile at once.
   virtual bool waits_for_disk() const { return false; }

@@ -40,6 +40,9 @@ constexpr auto kSchemaVersion = static_cast<int64_t>(std::size(kMigrations));
 // Of the requests that concern no layer: rows start at 1.
 constexpr int64_t kNoLayer = 0;
 
+// 16 MB of log are copied into the database at once.
+constexpr int kCheckpointPages = 4096;
+
 absl::Status CheckLengths(const layer::LayerSnapshot& snapshot) {
   const auto channels = static_cast<std::size_t>(snapshot.config->num_channels);
   const std::size_t tracked = snapshot.config->track_running_stats ? channels : 0;
@@ -133,6 +136,7 @@ absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const SqliteOptio
   std::unique_ptr<SqliteStore> store(new SqliteStore(options, *std::move(database)));
   if (absl::Status status = store->PrepareSchema(); !status.ok()) return status;
   if (absl::Status status = store->PrepareStatements(); !status.ok()) return status;
+  if (absl::Status status = store->PrepareLog(); !status.ok()) return status;
   return store;
 }
 
@@ -154,9 +158,6 @@ absl::Status SqliteStore::PrepareSchema() {
                      " and was written by a newer normd; this one reads versions up to ", kSchemaVersion));
   }
   if (absl::Status status = database_->Exec("PRAGMA journal_mode = WAL"); !status.ok()) return status;
-  // 16 MB instead of 4 MB of log before it is copied into the database: that, and the two syncs with it, holds a commit
-  // up.
-  if (absl::Status status = database_->Exec("PRAGMA wal_autocheckpoint = 4096"); !status.ok()) return status;
   const bool full = options_.durability == Durability::kPower;
   absl::Status status = database_->Exec(full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL");
   if (!status.ok() || *version == kSchemaVersion) return status;
@@ -195,6 +196,22 @@ absl::Status SqliteStore::PrepareStatements() {
     if (!prepared.ok()) return prepared.status();
     *statement = *std::move(prepared);
   }
+  return absl::OkStatus();
+}
+
+absl::Status SqliteStore::PrepareLog() {
+  // Takes the place of SQLite's own checkpoints.
+  sqlite3_wal_hook(
+      database_->handle(),
+      [](void* log_pages, sqlite3*, const char*, int pages) {
+        *static_cast<int*>(log_pages) = pages;
+        return SQLITE_OK;
+      },
+      &log_pages_);
+  if (options_.durability == Durability::kPower) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<LogFlusher>> flusher = LogFlusher::Open(options_.path + "-wal");
+  if (!flusher.ok()) return flusher.status();
+  flusher_ = *std::move(flusher);
   return absl::OkStatus();
 }
 
@@ -256,7 +273,25 @@ absl::Status SqliteStore::Write(absl::Span<const Update> updates) {
   for (const Update& update : updates) {
     if (!update.remove.empty()) rows_.erase(update.remove);
   }
+  TendLog();
   return absl::OkStatus();
+}
+
+void SqliteStore::TendLog() {
+  if (options_.durability == Durability::kPeriodic) flusher_->FlushWithin(options_.sync_interval);
+  if (log_pages_ < kCheckpointPages) return;
+  // A checkpoint syncs the log and copies it into the database, while everybody waits. So most of the log goes to the
+  // disk first, while nobody does; if that cannot keep up, not.
+  if (flusher_ != nullptr && log_pages_ < 2 * kCheckpointPages) {
+    if (!awaited_flush_.has_value()) {
+      awaited_flush_ = flusher_->num_flushes() + 1;
+      flusher_->FlushWithin(absl::ZeroDuration());
+    }
+    if (flusher_->num_flushes() < *awaited_flush_) return;
+  }
+  awaited_flush_.reset();
+  // If it fails, a later Write tries again: what was written is still as safe as before.
+  sqlite3_wal_checkpoint_v2(database_->handle(), nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
 }
 
 absl::Status SqliteStore::Apply(const Update& update) {
@@ -363,18 +398,6 @@ absl::StatusOr<int64_t> SqliteStore::RowOf(const std::string& uid) const {
   const auto found = rows_.find(uid);
   if (found != rows_.end()) return found->second;
   return absl::InternalError(absl::StrCat("state store ", options_.path, ": there is no layer with uid ", uid));
-}
-
-absl::Status SqliteStore::Sync() {
-  if (options_.durability != Durability::kPeriodic) return absl::OkStatus();
-  const int code = sqlite3_wal_checkpoint_v2(database_->handle(), nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
-  if (code == SQLITE_OK) return absl::OkStatus();
-  return absl::UnavailableError(
-      absl::StrCat("state store ", options_.path, ": cannot sync: ", sqlite3_errmsg(database_->handle())));
-}
-
-absl::Duration SqliteStore::sync_interval() const {
-  return options_.durability == Durability::kPeriodic ? options_.sync_interval : absl::InfiniteDuration();
 }
 
 }  // namespace normd::store

@@ -2,6 +2,7 @@
 #define NORMD_SERVER_STORE_SQLITE_SQLITE_STORE_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,6 +12,7 @@
 #include "absl/time/time.h"
 #include "server/store/durability.h"
 #include "server/store/sqlite/database.h"
+#include "server/store/sqlite/log_flusher.h"
 #include "server/store/state_store.h"
 
 namespace normd::store {
@@ -36,8 +38,6 @@ class SqliteStore final : public StateStore {
   absl::Status Load(absl::FunctionRef<absl::Status(SnapshotPtr)> layer,
                     absl::FunctionRef<absl::Status(RequestRecord)> request) override;
   absl::Status Write(absl::Span<const Update> updates) override;
-  absl::Status Sync() override;
-  absl::Duration sync_interval() const override;
   bool waits_for_disk() const override { return options_.durability == Durability::kPower; }
 
  private:
@@ -46,6 +46,7 @@ class SqliteStore final : public StateStore {
 
   absl::Status PrepareSchema();
   absl::Status PrepareStatements();
+  absl::Status PrepareLog();
   absl::Status Apply(const Update& update);
   absl::Status Put(const Update& update);
   // Those that differ from `before`; null: all.
@@ -53,6 +54,8 @@ class SqliteStore final : public StateStore {
                                const layer::LayerSnapshot* before);
   absl::Status Remove(const std::string& uid);
   absl::Status Record(const RequestRecord& request, int64_t forget_through);
+  // After a commit: sees to it that the log comes to the disk, and that it does not grow for ever.
+  void TendLog();
   // The row of a layer. INTERNAL: there is none.
   absl::StatusOr<int64_t> RowOf(const std::string& uid) const;
 
@@ -75,6 +78,12 @@ class SqliteStore final : public StateStore {
   absl::flat_hash_map<std::string, int64_t> rows_;
   // Uids of the layers that the running transaction has put first.
   std::vector<std::string> added_;
+  // In the log, after the last commit.
+  int log_pages_ = 0;
+  // Number of the flush that the next checkpoint waits for.
+  std::optional<int64_t> awaited_flush_;
+  // Null with kPower.
+  std::unique_ptr<LogFlusher> flusher_;
 };
 
 }  // namespace normd::store
