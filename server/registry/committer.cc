@@ -78,29 +78,34 @@ absl::StatusOr<PendingCommitPtr> Committer::Submit(Change change) {
 }
 
 void Committer::Drive() {
-  bool wake = store_->waits_for_disk();
-  {
-    std::unique_lock<std::mutex> lock(mutex_.native());
-    if (wake) {
-      handed_over_ = true;
-    } else {
-      if (driving_ || handed_over_) return;
-      driving_ = true;
-      for (int round = 0; round < kRoundsForOthers && !waiting_.empty(); ++round) StoreWaiting(&lock);
-      driving_ = false;
-      // Whoever stores for others wants to go on with his own call some time.
-      handed_over_ = !waiting_.empty();
-      wake = handed_over_ || stopping_;
+  std::unique_lock<std::mutex> lock(mutex_.native());
+  if (store_->waits_for_disk()) {
+    handed_over_ = true;
+  } else {
+    ++num_callers_;
+    int rounds = 0;
+    while (rounds < kRoundsForOthers && !waiting_.empty() && !driving_ && !handed_over_) {
+      StoreWaiting(&lock);
+      ++rounds;
     }
+    --num_callers_;
+    // Whoever stores for others wants to go on with his own call some time.
+    if (!waiting_.empty() && !driving_) handed_over_ = true;
   }
-  if (wake) wake_.notify_one();
+  if (handed_over_ || stopping_) wake_.notify_one();
 }
 
 void Committer::StoreWaiting(std::unique_lock<std::mutex>* lock) {
   std::vector<Waiting> batch;
   batch.swap(waiting_);
+  driving_ = true;
   lock->unlock();
-  Store(std::move(batch));
+  const std::vector<PendingCommitPtr> stored = Store(std::move(batch));
+  lock->lock();
+  driving_ = false;
+  lock->unlock();
+  // Meanwhile another may store what has come.
+  for (const PendingCommitPtr& pending : stored) pending->Resolve(absl::OkStatus());
   lock->lock();
 }
 
@@ -108,20 +113,16 @@ void Committer::Run() {
   std::unique_lock<std::mutex> lock(mutex_.native());
   while (true) {
     wake_.wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return !driving_ && ((handed_over_ && !waiting_.empty()) || stopping_);
+      return !driving_ && ((handed_over_ && !waiting_.empty()) || (stopping_ && num_callers_ == 0));
     });
-    if (!waiting_.empty()) {
-      driving_ = true;
-      StoreWaiting(&lock);
-      driving_ = false;
-    }
+    if (!waiting_.empty()) StoreWaiting(&lock);
     // Those who came meanwhile have left it to this thread.
     handed_over_ = !waiting_.empty();
     if (stopping_ && !handed_over_) return;
   }
 }
 
-void Committer::Store(std::vector<Waiting> batch) {
+std::vector<PendingCommitPtr> Committer::Store(std::vector<Waiting> batch) {
   // How far the batch brings a layer.
   struct Progress {
     LayerEntry::SnapshotPtr newest;
@@ -164,9 +165,10 @@ void Committer::Store(std::vector<Waiting> batch) {
       if (progress.put.has_value()) entry->Publish(progress.newest);
     }
   }
+  std::vector<PendingCommitPtr> stored;
   for (std::size_t i = 0; i < accepted.size(); ++i) {
     if (status.ok()) {
-      accepted[i].pending->Resolve(status);
+      stored.push_back(std::move(accepted[i].pending));
     } else {
       TakeBack(accepted[i], updates[i], status);
     }
@@ -174,6 +176,7 @@ void Committer::Store(std::vector<Waiting> batch) {
   for (const Waiting& orphan : orphans) {
     TakeBack(orphan, orphan.change.update, absl::UnavailableError("an earlier change could not be stored"));
   }
+  return stored;
 }
 
 void Committer::TakeBack(const Waiting& waiting, const store::Update& update, const absl::Status& cause) {
