@@ -230,7 +230,7 @@ TEST_F(SqliteStoreTest, TheLogDoesNotGrowForEver) {
       const auto next = SomeLayer("a", i, 3000);
       ASSERT_THAT(store_->Write({Put(next, std::exchange(layer, next))}), IsOk());
     }
-    EXPECT_LT(std::filesystem::file_size(options_.path + "-wal"), 34 << 20);
+    EXPECT_LT(std::filesystem::file_size(options_.path + "-wal"), 9 << 20);
   }
 }
 
