@@ -1,7 +1,5 @@
 #include "server/registry/committer.h"
 
-#include <algorithm>
-#include <chrono>
 #include <string>
 #include <utility>
 
@@ -17,8 +15,6 @@ namespace {
 constexpr std::size_t kMaxWaiting = 16384;
 // Transactions that somebody who brings a change carries out in a row.
 constexpr int kRoundsForOthers = 4;
-// Between two looks whether the store is free for a sync that is due.
-constexpr std::chrono::milliseconds kSyncRetry(1);
 
 }  // namespace
 
@@ -59,8 +55,7 @@ absl::Status WaitFor(const PendingCommitPtr& pending) {
   return pending == nullptr ? absl::OkStatus() : pending->Wait();
 }
 
-Committer::Committer(store::StateStore* store)
-    : store_(store), syncs_(store->sync_interval() != absl::InfiniteDuration()), thread_([this] { Run(); }) {}
+Committer::Committer(store::StateStore* store) : store_(store), thread_([this] { Run(); }) {}
 
 Committer::~Committer() {
   {
@@ -83,91 +78,71 @@ absl::StatusOr<PendingCommitPtr> Committer::Submit(Change change) {
 }
 
 void Committer::Drive() {
-  bool wake = store_->waits_for_disk();
-  {
-    std::unique_lock<std::mutex> lock(mutex_.native());
-    if (wake) {
-      handed_over_ = true;
-    } else {
-      if (driving_ || handed_over_ || users_ > 0) return;
-      const bool was_dirty = dirty_;
-      driving_ = true;
-      for (int round = 0; round < kRoundsForOthers && !waiting_.empty(); ++round) StoreWaiting(&lock);
-      driving_ = false;
-      if (users_ > 0) unused_.notify_one();
-      // Whoever stores for others wants to go on with his own call some time.
-      handed_over_ = !waiting_.empty();
-      wake = handed_over_ || stopping_ || (dirty_ && !was_dirty);
+  std::unique_lock<std::mutex> lock(mutex_.native());
+  if (store_->waits_for_disk()) {
+    handed_over_ = true;
+  } else {
+    ++num_callers_;
+    int rounds = 0;
+    while (rounds < kRoundsForOthers && !waiting_.empty() && !driving_ && !handed_over_ && users_ == 0) {
+      StoreWaiting(&lock);
+      ++rounds;
     }
+    --num_callers_;
+    // Whoever stores for others wants to go on with his own call some time.
+    if (!waiting_.empty() && !driving_ && users_ == 0) handed_over_ = true;
   }
-  if (wake) wake_.notify_one();
+  if (handed_over_ || stopping_) wake_.notify_one();
 }
 
 void Committer::StoreWaiting(std::unique_lock<std::mutex>* lock) {
   std::vector<Waiting> batch;
   batch.swap(waiting_);
+  driving_ = true;
   lock->unlock();
-  Store(std::move(batch));
+  const std::vector<PendingCommitPtr> stored = Store(std::move(batch));
   lock->lock();
-  dirty_ = syncs_;
+  driving_ = false;
+  if (users_ > 0) unused_.notify_one();
+  lock->unlock();
+  // Meanwhile another may store what has come.
+  for (const PendingCommitPtr& pending : stored) pending->Resolve(absl::OkStatus());
+  lock->lock();
 }
 
 absl::Status Committer::UseStore(absl::FunctionRef<absl::Status(store::StateStore*)> use) {
   std::unique_lock<std::mutex> lock(mutex_.native());
   ++users_;
   while (driving_) unused_.wait(lock);
+  if (!waiting_.empty()) StoreWaiting(&lock);
+  while (driving_) unused_.wait(lock);
   --users_;
   driving_ = true;
-  if (!waiting_.empty()) StoreWaiting(&lock);
   lock.unlock();
   absl::Status status = use(store_);
   lock.lock();
   driving_ = false;
-  dirty_ = syncs_;
-  // Those who came meanwhile have left it to this thread.
+  // Those who came meanwhile have left it to the thread.
   handed_over_ = !waiting_.empty();
   if (users_ > 0) unused_.notify_one();
-  lock.unlock();
   wake_.notify_one();
   return status;
 }
 
 void Committer::Run() {
-  using Clock = std::chrono::steady_clock;
-  const auto interval = absl::ToChronoNanoseconds(std::min(store_->sync_interval(), absl::Hours(24)));
-  Clock::time_point sync_at = Clock::now() + interval;
   std::unique_lock<std::mutex> lock(mutex_.native());
   while (true) {
-    const auto ready = [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
-      return !driving_ && users_ == 0 &&
-             ((handed_over_ && !waiting_.empty()) || stopping_ || (dirty_ && Clock::now() >= sync_at));
-    };
-    if (dirty_) {
-      wake_.wait_until(lock, std::max(sync_at, Clock::now() + kSyncRetry), ready);
-    } else {
-      wake_.wait(lock, [&]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return ready() || dirty_; });
-      sync_at = Clock::now() + interval;
-    }
-    if (!ready()) continue;
-    driving_ = true;
+    wake_.wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+      return !driving_ && users_ == 0 && ((handed_over_ && !waiting_.empty()) || (stopping_ && num_callers_ == 0));
+    });
     if (!waiting_.empty()) StoreWaiting(&lock);
-    if (dirty_ && (Clock::now() >= sync_at || stopping_)) {
-      lock.unlock();
-      const bool synced = store_->Sync().ok();
-      lock.lock();
-      // Tried again after the next interval if it failed: what was written is still as safe as before.
-      dirty_ = !synced;
-      sync_at = Clock::now() + interval;
-    }
-    driving_ = false;
-    if (users_ > 0) unused_.notify_one();
     // Those who came meanwhile have left it to this thread.
     handed_over_ = !waiting_.empty();
     if (stopping_ && !handed_over_) return;
   }
 }
 
-void Committer::Store(std::vector<Waiting> batch) {
+std::vector<PendingCommitPtr> Committer::Store(std::vector<Waiting> batch) {
   // How far the batch brings a layer.
   struct Progress {
     LayerEntry::SnapshotPtr newest;
@@ -213,9 +188,10 @@ void Committer::Store(std::vector<Waiting> batch) {
       if (!progress.versions.empty()) entry->Publish(progress.versions);
     }
   }
+  std::vector<PendingCommitPtr> stored;
   for (std::size_t i = 0; i < accepted.size(); ++i) {
     if (status.ok()) {
-      accepted[i].pending->Resolve(status);
+      stored.push_back(std::move(accepted[i].pending));
     } else {
       TakeBack(accepted[i], updates[i], status);
     }
@@ -223,6 +199,7 @@ void Committer::Store(std::vector<Waiting> batch) {
   for (const Waiting& orphan : orphans) {
     TakeBack(orphan, orphan.change.update, absl::UnavailableError("an earlier change could not be stored"));
   }
+  return stored;
 }
 
 void Committer::TakeBack(const Waiting& waiting, const store::Update& update, const absl::Status& cause) {

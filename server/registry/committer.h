@@ -98,15 +98,14 @@ class Committer {
 
   // Of thread_. These wait on condition variables, which the thread-safety analysis cannot follow.
   void Run() ABSL_NO_THREAD_SAFETY_ANALYSIS;
-  // Stores what waits. Whoever calls it has set driving_ and holds `lock` on mutex_, and does so again afterwards.
+  // Stores what waits. REQUIRES: nobody drives. Whoever calls it holds `lock` on mutex_, and does so again afterwards.
   void StoreWaiting(std::unique_lock<std::mutex>* lock) ABSL_NO_THREAD_SAFETY_ANALYSIS;
-  // All or none of those whose predecessors are stored.
-  void Store(std::vector<Waiting> batch);
+  // All or none of those whose predecessors are stored; which these are. The others have been taken back.
+  std::vector<PendingCommitPtr> Store(std::vector<Waiting> batch);
   // `update` is the one of `waiting`, which may have given it away.
   static void TakeBack(const Waiting& waiting, const store::Update& update, const absl::Status& cause);
 
   store::StateStore* const store_;
-  const bool syncs_;
   base::Mutex mutex_;
   // thread_ may have something to do.
   std::condition_variable wake_;
@@ -116,10 +115,10 @@ class Committer {
   // Those who wait for the end of that in UseStore; they come first.
   int users_ ABSL_GUARDED_BY(mutex_) = 0;
   std::condition_variable unused_;
+  // In Drive.
+  int num_callers_ ABSL_GUARDED_BY(mutex_) = 0;
   // What waits is for thread_.
   bool handed_over_ ABSL_GUARDED_BY(mutex_) = false;
-  // Something was written after the last Sync.
-  bool dirty_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   // Last: it runs as soon as it is made.
   std::thread thread_;

@@ -106,8 +106,8 @@ class BackupCopy {
 };
 
 // Where the layers of a server are kept. It decides nothing: what a change is and whether it may happen is settled when
-// it comes here. One server at a time uses a store. Load comes first and once; then Write
-// and Sync, from one thread at a time.
+// it comes here. One server at a time uses a store. Load comes first and once; then Write,
+// from one thread at a time.
 class StateStore {
  public:
   using SnapshotPtr = std::shared_ptr<const layer::LayerSnapshot>;
@@ -135,11 +135,6 @@ class StateStore {
   // Begins a copy of all that is stored in a file at `path`, which must not exist. FAILED_PRECONDITION: there is
   // nothing to make a file of. The copy goes before the store.
   virtual absl::StatusOr<std::unique_ptr<BackupCopy>> StartBackup(const std::string& path);
-
-  // Brings what was written and is not yet as durable as it can be to the disk. UNAVAILABLE as from Write.
-  virtual absl::Status Sync() { return absl::OkStatus(); }
-  // How long after a Write somebody should call Sync.
-  virtual absl::Duration sync_interval() const { return absl::InfiniteDuration(); }
 
   // Whether Write takes so long that a thread of its own should do it, with all that comes meanwhile at once.
   virtual bool waits_for_disk() const { return false; }

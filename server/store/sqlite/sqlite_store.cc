@@ -16,23 +16,23 @@ namespace {
 constexpr int64_t kApplicationId = 0x6e6f726d;
 
 // The schema, as the steps that lead to it: step n takes a file of version n to n + 1. A released step never changes.
-// A layer stands in three tables, since a training step changes its statistics and an optimizer's step the rest.
+// A layer stands in three tables by what changes it: settings, training steps, and optimizers' steps. A training step
+// should change one page.
 const std::string kMigrations[] = {absl::StrCat(R"sql(
   CREATE TABLE layers (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, uid TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, preset TEXT NOT NULL,
-    create_time INTEGER NOT NULL, update_time INTEGER NOT NULL, version INTEGER NOT NULL,
-    config_version INTEGER NOT NULL, content_hash TEXT NOT NULL, config BLOB NOT NULL);
-  CREATE TABLE statistics (layer_id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
-  CREATE TABLE parameters (layer_id INTEGER PRIMARY KEY, affine BLOB NOT NULL, optimizer BLOB NOT NULL,
-    affine_group TEXT NOT NULL);
+    id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, preset TEXT NOT NULL,
+    create_time INTEGER NOT NULL, config_version INTEGER NOT NULL, config BLOB NOT NULL);
+  CREATE TABLE statistics (
+    layer_id INTEGER PRIMARY KEY, version INTEGER NOT NULL, update_time INTEGER NOT NULL, content_hash TEXT NOT NULL,
+    bytes BLOB NOT NULL);
+  CREATE TABLE parameters (
+    layer_id INTEGER PRIMARY KEY, affine BLOB NOT NULL, optimizer BLOB NOT NULL, affine_group TEXT NOT NULL);
   CREATE TABLE contributors (
     layer_id INTEGER NOT NULL, name BLOB NOT NULL, sequence INTEGER NOT NULL,
     PRIMARY KEY (layer_id, name)) WITHOUT ROWID;
   CREATE TABLE requests (
-    layer_id INTEGER NOT NULL, sequence INTEGER NOT NULL, request_id BLOB NOT NULL, time INTEGER NOT NULL,
-    fingerprint INTEGER NOT NULL, version INTEGER NOT NULL, content_hash TEXT NOT NULL,
-    num_batches_tracked INTEGER NOT NULL, uid TEXT NOT NULL,
-    PRIMARY KEY (layer_id, sequence)) WITHOUT ROWID;
+    key INTEGER PRIMARY KEY, request_id BLOB NOT NULL, time INTEGER NOT NULL, fingerprint INTEGER NOT NULL,
+    version INTEGER NOT NULL, content_hash TEXT NOT NULL, num_batches_tracked INTEGER NOT NULL, uid TEXT NOT NULL);
   CREATE TABLE gone_layers (
     id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, time INTEGER NOT NULL,
     contributors BLOB NOT NULL);
@@ -43,10 +43,20 @@ constexpr auto kSchemaVersion = static_cast<int64_t>(std::size(kMigrations));
 // Of the requests that concern no layer: rows start at 1.
 constexpr int64_t kNoLayer = 0;
 
+// Key of a request: the row of its layer, and in the lower bits its sequence. SQLite appends to a table with such a key
+// for less than to one whose key has two columns. A layer's sequence lasts for three years of 10,000 requests a second,
+// and rows are used again.
+constexpr int kSequenceBits = 40;
+int64_t RequestKey(int64_t row, int64_t sequence) { return (row << kSequenceBits) + sequence; }
+
+// 4 MB of log are copied into the database at once. SQLite finds a page's place in the index of the log behind those of
+// the page's older versions, one by one: the longer the log, the dearer a commit.
+constexpr int kCheckpointPages = 1024;
+
 // Of a row of kSelectLayers, from its second column on.
 constexpr absl::string_view kSelectLayers =
-    "SELECT id, uid, name, preset, create_time, update_time, version, config_version, content_hash, config, "
-    "statistics.bytes, affine, optimizer, affine_group FROM layers JOIN statistics ON statistics.layer_id = id "
+    "SELECT id, uid, name, preset, create_time, config_version, config, version, update_time, content_hash, "
+    "bytes, affine, optimizer, affine_group FROM layers JOIN statistics ON statistics.layer_id = id "
     "JOIN parameters ON parameters.layer_id = id ORDER BY name";
 
 // Of all layers, by row.
@@ -76,12 +86,12 @@ absl::StatusOr<StateStore::SnapshotPtr> ReadLayer(const Statement& row, layer::C
   snapshot->name = row.Text(2);
   snapshot->preset = row.Text(3);
   snapshot->create_time = absl::FromUnixNanos(row.Int(4));
-  snapshot->update_time = absl::FromUnixNanos(row.Int(5));
-  snapshot->version = row.Int(6);
-  snapshot->config_version = row.Int(7);
-  snapshot->content_hash = row.Text(8);
-  absl::StatusOr<layer::LayerConfig> config = DecodeConfig(row.Bytes(9));
+  snapshot->config_version = row.Int(5);
+  absl::StatusOr<layer::LayerConfig> config = DecodeConfig(row.Bytes(6));
   if (!config.ok()) return layer::ForLayer(snapshot->name, config.status());
+  snapshot->version = row.Int(7);
+  snapshot->update_time = absl::FromUnixNanos(row.Int(8));
+  snapshot->content_hash = row.Text(9);
   absl::StatusOr<layer::Statistics> statistics = DecodeStatistics(row.Bytes(10));
   if (!statistics.ok()) return layer::ForLayer(snapshot->name, statistics.status());
   absl::StatusOr<layer::Affine> affine = DecodeAffine(row.Bytes(11));
@@ -102,14 +112,14 @@ absl::StatusOr<StateStore::SnapshotPtr> ReadLayer(const Statement& row, layer::C
 RequestRecord ReadRequest(const Statement& row, std::string layer_uid) {
   RequestRecord record;
   record.layer_uid = std::move(layer_uid);
-  record.sequence = row.Int(1);
-  record.request_id = row.Text(2);
-  record.time = absl::FromUnixNanos(row.Int(3));
-  record.outcome.fingerprint = static_cast<uint64_t>(row.Int(4));
-  record.outcome.version = row.Int(5);
-  record.outcome.content_hash = row.Text(6);
-  record.outcome.num_batches_tracked = row.Int(7);
-  record.outcome.uid = row.Text(8);
+  record.sequence = row.Int(0) & RequestKey(1, -1);
+  record.request_id = row.Text(1);
+  record.time = absl::FromUnixNanos(row.Int(2));
+  record.outcome.fingerprint = static_cast<uint64_t>(row.Int(3));
+  record.outcome.version = row.Int(4);
+  record.outcome.content_hash = row.Text(5);
+  record.outcome.num_batches_tracked = row.Int(6);
+  record.outcome.uid = row.Text(7);
   return record;
 }
 
@@ -121,6 +131,7 @@ absl::StatusOr<std::unique_ptr<SqliteStore>> SqliteStore::Open(const SqliteOptio
   std::unique_ptr<SqliteStore> store(new SqliteStore(options, *std::move(database)));
   if (absl::Status status = store->PrepareSchema(); !status.ok()) return status;
   if (absl::Status status = store->PrepareStatements(); !status.ok()) return status;
+  if (absl::Status status = store->PrepareLog(); !status.ok()) return status;
   return store;
 }
 
@@ -142,9 +153,6 @@ absl::Status SqliteStore::PrepareSchema() {
                      " and was written by a newer normd; this one reads versions up to ", kSchemaVersion));
   }
   if (absl::Status status = database_->Exec("PRAGMA journal_mode = WAL"); !status.ok()) return status;
-  // 16 MB instead of 4 MB of log before it is copied into the database: that, and the two syncs with it, holds a commit
-  // up.
-  if (absl::Status status = database_->Exec("PRAGMA wal_autocheckpoint = 4096"); !status.ok()) return status;
   const bool full = options_.durability == Durability::kPower;
   absl::Status status = database_->Exec(full ? "PRAGMA synchronous = FULL" : "PRAGMA synchronous = NORMAL");
   if (!status.ok() || *version == kSchemaVersion) return status;
@@ -162,11 +170,11 @@ absl::Status SqliteStore::PrepareStatements() {
       {&begin_, "BEGIN IMMEDIATE"},
       {&commit_, "COMMIT"},
       {&insert_layer_,
-       "INSERT INTO layers (id, uid, name, preset, create_time, update_time, version, config_version, content_hash, "
-       "config) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"},
-      {&update_layer_,
-       "UPDATE layers SET update_time = ?, version = ?, config_version = ?, content_hash = ?, config = ? WHERE id = ?"},
-      {&put_statistics_, "INSERT OR REPLACE INTO statistics (layer_id, bytes) VALUES (?, ?)"},
+       "INSERT INTO layers (id, uid, name, preset, create_time, config_version, config) VALUES (?, ?, ?, ?, ?, ?, ?)"},
+      {&update_layer_, "UPDATE layers SET preset = ?, config_version = ?, config = ? WHERE id = ?"},
+      {&put_statistics_,
+       "INSERT OR REPLACE INTO statistics (layer_id, version, update_time, content_hash, bytes) "
+       "VALUES (?, ?, ?, ?, ?)"},
       {&put_parameters_,
        "INSERT OR REPLACE INTO parameters (layer_id, affine, optimizer, affine_group) VALUES (?, ?, ?, ?)"},
       {&put_contributor_, "INSERT OR REPLACE INTO contributors (layer_id, name, sequence) VALUES (?, ?, ?)"},
@@ -174,14 +182,30 @@ absl::Status SqliteStore::PrepareStatements() {
       {&delete_layer_, "DELETE FROM layers WHERE id = ?"},
       {&delete_statistics_, "DELETE FROM statistics WHERE layer_id = ?"},
       {&delete_parameters_, "DELETE FROM parameters WHERE layer_id = ?"},
-      {&delete_requests_, "DELETE FROM requests WHERE layer_id = ? AND sequence <= ?"},
+      {&delete_requests_, "DELETE FROM requests WHERE key BETWEEN ? AND ?"},
       {&insert_request_,
-       "INSERT INTO requests (layer_id, sequence, request_id, time, fingerprint, version, content_hash, "
-       "num_batches_tracked, uid) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"},
+       "INSERT INTO requests (key, request_id, time, fingerprint, version, content_hash, num_batches_tracked, uid) "
+       "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"},
       {&insert_gone_, "INSERT INTO gone_layers (id, uid, version, time, contributors) VALUES (?, ?, ?, ?, ?)"},
       {&delete_gone_, "DELETE FROM gone_layers WHERE id = ?"},
   });
   return status.ok() ? snapshots_.Prepare(database_.get()) : status;
+}
+
+absl::Status SqliteStore::PrepareLog() {
+  // Takes the place of SQLite's own checkpoints.
+  sqlite3_wal_hook(
+      database_->handle(),
+      [](void* log_pages, sqlite3*, const char*, int pages) {
+        *static_cast<int*>(log_pages) = pages;
+        return SQLITE_OK;
+      },
+      &log_pages_);
+  if (options_.durability == Durability::kPower) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<LogFlusher>> flusher = LogFlusher::Open(options_.path + "-wal");
+  if (!flusher.ok()) return flusher.status();
+  flusher_ = *std::move(flusher);
+  return absl::OkStatus();
 }
 
 absl::Status SqliteStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> layer,
@@ -220,16 +244,17 @@ absl::Status SqliteStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> laye
     uids[gone->Int(0)] = gone->Text(1);
     gone_.insert(gone->Text(1));
   }
+  for (const auto& [uid, row] : rows_) next_row_ = std::max(next_row_, row + 1);
 
   absl::StatusOr<Statement> requests = database_->Prepare(
-      "SELECT layer_id, sequence, request_id, time, fingerprint, version, content_hash, num_batches_tracked, uid "
-      "FROM requests ORDER BY layer_id, sequence");
+      "SELECT key, request_id, time, fingerprint, version, content_hash, num_batches_tracked, uid FROM requests "
+      "ORDER BY key");
   if (!requests.ok()) return requests.status();
   while (true) {
     absl::StatusOr<bool> row = requests->Step();
     if (!row.ok()) return row.status();
     if (!*row) return absl::OkStatus();
-    const auto uid = uids.find(requests->Int(0));
+    const auto uid = uids.find(requests->Int(0) >> kSequenceBits);
     RequestRecord record = ReadRequest(*requests, uid == uids.end() ? "" : uid->second);
     if (absl::Status status = request(std::move(record)); !status.ok()) return status;
   }
@@ -265,15 +290,39 @@ absl::Status SqliteStore::Write(absl::Span<const Update> updates) {
   if (!status.ok()) {
     // Some errors have rolled it back already.
     if (sqlite3_get_autocommit(database_->handle()) == 0) database_->Exec("ROLLBACK").IgnoreError();
-    for (const std::string& uid : added_) rows_.erase(uid);
+    for (const std::string& uid : added_) {
+      free_rows_.push_back(rows_[uid]);
+      rows_.erase(uid);
+    }
     return status;
   }
   for (const Update& update : updates) {
     if (update.put != nullptr) gone_.erase(update.put->uid);
     if (update.remove.has_value()) gone_.insert(update.remove->uid);
-    if (!update.forget.empty() && gone_.erase(update.forget) > 0) rows_.erase(update.forget);
+    if (!update.forget.empty() && gone_.erase(update.forget) > 0) {
+      free_rows_.push_back(rows_[update.forget]);
+      rows_.erase(update.forget);
+    }
   }
+  TendLog();
   return absl::OkStatus();
+}
+
+void SqliteStore::TendLog() {
+  if (options_.durability == Durability::kPeriodic) flusher_->FlushWithin(options_.sync_interval);
+  if (log_pages_ < kCheckpointPages) return;
+  // A checkpoint syncs the log and copies it into the database, while everybody waits. So most of the log goes to the
+  // disk first, while nobody does; if that cannot keep up, not.
+  if (flusher_ != nullptr && log_pages_ < 2 * kCheckpointPages) {
+    if (!awaited_flush_.has_value()) {
+      awaited_flush_ = flusher_->num_flushes() + 1;
+      flusher_->FlushWithin(absl::ZeroDuration());
+    }
+    if (flusher_->num_flushes() < *awaited_flush_) return;
+  }
+  awaited_flush_.reset();
+  // If it fails, a later Write tries again: what was written is still as safe as before.
+  sqlite3_wal_checkpoint_v2(database_->handle(), nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
 }
 
 absl::Status SqliteStore::Apply(const Update& update) {
@@ -298,50 +347,57 @@ absl::Status SqliteStore::Apply(const Update& update) {
 absl::Status SqliteStore::Put(const Update& update) {
   const layer::LayerSnapshot& snapshot = *update.put;
   const layer::LayerSnapshot* before = update.replaces.get();
-  const std::string config = Encode(*snapshot.config);
   const auto found = rows_.find(snapshot.uid);
   const bool comes_back = found != rows_.end() && gone_.contains(snapshot.uid);
   int64_t row = 0;
   if (found == rows_.end() || comes_back) {
     before = nullptr;
+    row = comes_back ? found->second : free_rows_.empty() ? next_row_ : free_rows_.back();
     if (comes_back) {
-      row = found->second;
-      insert_layer_.Bind(0, row);
       if (absl::Status status = delete_gone_.Bind(0, row).Run(); !status.ok()) return status;
     }
-    absl::Status status = insert_layer_.BindText(1, snapshot.uid)
+    const std::string config = Encode(*snapshot.config);
+    absl::Status status = insert_layer_.Bind(0, row)
+                              .BindText(1, snapshot.uid)
                               .BindText(2, snapshot.name)
                               .BindText(3, snapshot.preset)
                               .Bind(4, absl::ToUnixNanos(snapshot.create_time))
-                              .Bind(5, absl::ToUnixNanos(snapshot.update_time))
-                              .Bind(6, snapshot.version)
-                              .Bind(7, snapshot.config_version)
-                              .BindText(8, snapshot.content_hash)
-                              .BindBlob(9, config)
+                              .Bind(5, snapshot.config_version)
+                              .BindBlob(6, config)
                               .Run();
     if (!status.ok()) return status;
     if (!comes_back) {
-      row = sqlite3_last_insert_rowid(database_->handle());
+      if (free_rows_.empty()) {
+        ++next_row_;
+      } else {
+        free_rows_.pop_back();
+      }
       rows_[snapshot.uid] = row;
       added_.push_back(snapshot.uid);
     }
   } else {
     row = found->second;
-    absl::Status status = update_layer_.Bind(0, absl::ToUnixNanos(snapshot.update_time))
-                              .Bind(1, snapshot.version)
-                              .Bind(2, snapshot.config_version)
-                              .BindText(3, snapshot.content_hash)
-                              .BindBlob(4, config)
-                              .Bind(5, row)
-                              .Run();
-    if (!status.ok()) return status;
+    if (before == nullptr || before->config != snapshot.config || before->config_version != snapshot.config_version ||
+        before->preset != snapshot.preset) {
+      const std::string config = Encode(*snapshot.config);
+      absl::Status status = update_layer_.BindText(0, snapshot.preset)
+                                .Bind(1, snapshot.config_version)
+                                .BindBlob(2, config)
+                                .Bind(3, row)
+                                .Run();
+      if (!status.ok()) return status;
+    }
   }
-  if (before == nullptr || before->statistics != snapshot.statistics) {
-    const std::string statistics = Encode(*snapshot.statistics);
-    absl::Status status = put_statistics_.Bind(0, row).BindBlob(1, statistics).Run();
-    if (!status.ok()) return status;
-  }
-  if (absl::Status status = PutContributors(row, *snapshot.contributors, before); !status.ok()) return status;
+  const std::string statistics = Encode(*snapshot.statistics);
+  absl::Status status = put_statistics_.Bind(0, row)
+                            .Bind(1, snapshot.version)
+                            .Bind(2, absl::ToUnixNanos(snapshot.update_time))
+                            .BindText(3, snapshot.content_hash)
+                            .BindBlob(4, statistics)
+                            .Run();
+  if (!status.ok()) return status;
+  status = PutContributors(row, *snapshot.contributors, before);
+  if (!status.ok()) return status;
   if (before == nullptr || before->affine != snapshot.affine || before->optimizer != snapshot.optimizer ||
       before->affine_group != snapshot.affine_group) {
     const std::string affine = Encode(*snapshot.affine);
@@ -390,26 +446,24 @@ absl::Status SqliteStore::Forget(const std::string& uid) {
   absl::StatusOr<int64_t> row = RowOf(uid);
   if (!row.ok()) return row.status();
   if (absl::Status status = delete_gone_.Bind(0, *row).Run(); !status.ok()) return status;
-  return delete_requests_.Bind(0, *row).Bind(1, INT64_MAX).Run();
+  return delete_requests_.Bind(0, RequestKey(*row, 0)).Bind(1, RequestKey(*row + 1, -1)).Run();
 }
 
 absl::Status SqliteStore::Record(const RequestRecord& request, int64_t forget_through) {
   absl::StatusOr<int64_t> row = request.layer_uid.empty() ? kNoLayer : RowOf(request.layer_uid);
   if (!row.ok()) return row.status();
   if (forget_through > 0) {
-    if (absl::Status status = delete_requests_.Bind(0, *row).Bind(1, forget_through).Run(); !status.ok()) {
-      return status;
-    }
+    absl::Status status = delete_requests_.Bind(0, RequestKey(*row, 0)).Bind(1, RequestKey(*row, forget_through)).Run();
+    if (!status.ok()) return status;
   }
-  return insert_request_.Bind(0, *row)
-      .Bind(1, request.sequence)
-      .BindBlob(2, request.request_id)
-      .Bind(3, absl::ToUnixNanos(request.time))
-      .Bind(4, static_cast<int64_t>(request.outcome.fingerprint))
-      .Bind(5, request.outcome.version)
-      .BindText(6, request.outcome.content_hash)
-      .Bind(7, request.outcome.num_batches_tracked)
-      .BindText(8, request.outcome.uid)
+  return insert_request_.Bind(0, RequestKey(*row, request.sequence))
+      .BindBlob(1, request.request_id)
+      .Bind(2, absl::ToUnixNanos(request.time))
+      .Bind(3, static_cast<int64_t>(request.outcome.fingerprint))
+      .Bind(4, request.outcome.version)
+      .BindText(5, request.outcome.content_hash)
+      .Bind(6, request.outcome.num_batches_tracked)
+      .BindText(7, request.outcome.uid)
       .Run();
 }
 
@@ -417,18 +471,6 @@ absl::StatusOr<int64_t> SqliteStore::RowOf(const std::string& uid) const {
   const auto found = rows_.find(uid);
   if (found != rows_.end()) return found->second;
   return absl::InternalError(absl::StrCat("state store ", options_.path, ": there is no layer with uid ", uid));
-}
-
-absl::Status SqliteStore::Sync() {
-  if (options_.durability != Durability::kPeriodic) return absl::OkStatus();
-  const int code = sqlite3_wal_checkpoint_v2(database_->handle(), nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
-  if (code == SQLITE_OK) return absl::OkStatus();
-  return absl::UnavailableError(
-      absl::StrCat("state store ", options_.path, ": cannot sync: ", sqlite3_errmsg(database_->handle())));
-}
-
-absl::Duration SqliteStore::sync_interval() const {
-  return options_.durability == Durability::kPeriodic ? options_.sync_interval : absl::InfiniteDuration();
 }
 
 }  // namespace normd::store

@@ -2,6 +2,7 @@
 #define NORMD_SERVER_STORE_SQLITE_SQLITE_STORE_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,6 +13,7 @@
 #include "absl/time/time.h"
 #include "server/store/durability.h"
 #include "server/store/sqlite/database.h"
+#include "server/store/sqlite/log_flusher.h"
 #include "server/store/sqlite/snapshot_tables.h"
 #include "server/store/sqlite/sqlite_backup.h"
 #include "server/store/state_store.h"
@@ -47,8 +49,6 @@ class SqliteStore final : public StateStore {
   absl::StatusOr<std::unique_ptr<BackupCopy>> StartBackup(const std::string& path) override {
     return StartSqliteBackup(database_.get(), path);
   }
-  absl::Status Sync() override;
-  absl::Duration sync_interval() const override;
   bool waits_for_disk() const override { return options_.durability == Durability::kPower; }
 
  private:
@@ -57,6 +57,7 @@ class SqliteStore final : public StateStore {
 
   absl::Status PrepareSchema();
   absl::Status PrepareStatements();
+  absl::Status PrepareLog();
   absl::Status Apply(const Update& update);
   absl::Status Put(const Update& update);
   // Those that differ from `before`; null: all.
@@ -65,6 +66,8 @@ class SqliteStore final : public StateStore {
   absl::Status Remove(const GoneLayer& gone);
   absl::Status Forget(const std::string& uid);
   absl::Status Record(const RequestRecord& request, int64_t forget_through);
+  // After a commit: sees to it that the log comes to the disk, and that it does not grow for ever.
+  void TendLog();
   // The row of a layer. INTERNAL: there is none.
   absl::StatusOr<int64_t> RowOf(const std::string& uid) const;
 
@@ -89,8 +92,17 @@ class SqliteStore final : public StateStore {
   // Rows by uid, also of layers that are gone and whose requests are kept.
   absl::flat_hash_map<std::string, int64_t> rows_;
   absl::flat_hash_set<std::string> gone_;
+  // Of forgotten layers, to be used again before next_row_ is: their number is bounded (sqlite_store.cc, RequestKey).
+  std::vector<int64_t> free_rows_;
+  int64_t next_row_ = 1;
   // Uids of the layers that the running transaction has put first.
   std::vector<std::string> added_;
+  // In the log, after the last commit.
+  int log_pages_ = 0;
+  // Number of the flush that the next checkpoint waits for.
+  std::optional<int64_t> awaited_flush_;
+  // Null with kPower.
+  std::unique_ptr<LogFlusher> flusher_;
 };
 
 }  // namespace normd::store

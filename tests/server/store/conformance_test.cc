@@ -99,7 +99,6 @@ TEST_P(ConformanceTest, KeepsEveryFieldOfALayer) {
   const auto layer = SomeLayer("a", 0.1);
   const std::vector<Update> updates = {Put(layer), Put(SomeLayer("b", -2e300, 1))};
   ASSERT_THAT(store_->Write(updates), IsOk());
-  EXPECT_THAT(store_->Sync(), IsOk());
   const Contents contents = Load();
   ASSERT_EQ(contents.layers.size(), 2);
   ExpectSame(*contents.layers[0], *layer);

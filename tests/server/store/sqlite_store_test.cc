@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/server/store/store_data.h"
@@ -214,6 +215,22 @@ TEST_F(SqliteStoreTest, ATornLogLosesWholeTransactionsFromItsEnd) {
     } else {
       EXPECT_THAT(Names(opened->get()), IsOkAndHolds(ElementsAre("a")));
     }
+  }
+}
+
+TEST_F(SqliteStoreTest, TheLogDoesNotGrowForEver) {
+  for (const Durability durability : {Durability::kProcess, Durability::kPeriodic, Durability::kPower}) {
+    SCOPED_TRACE(static_cast<int>(durability));
+    options_.durability = durability;
+    options_.path = folder_ + "/" + std::to_string(static_cast<int>(durability));
+    Open();
+    StateStore::SnapshotPtr layer;
+    // About 100 KB each.
+    for (int i = 0; i < 800; ++i) {
+      const auto next = SomeLayer("a", i, 3000);
+      ASSERT_THAT(store_->Write({Put(next, std::exchange(layer, next))}), IsOk());
+    }
+    EXPECT_LT(std::filesystem::file_size(options_.path + "-wal"), 9 << 20);
   }
 }
 
