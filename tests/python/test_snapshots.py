@@ -178,7 +178,7 @@ def test_backup_of_a_server_at_work(tmp_path: Path) -> None:
     with running(folders[1]) as server, normd.Client(server.unix) as client:
         # Damage is found before anything is restored.
         flipped = bytearray(content)
-        for position in range(len(content) // 3, len(content), 997):
+        for position in range(len(content) // 3, len(content), 7):
             flipped[position] ^= 0x55
         for damaged in (bytes(flipped), content[:len(content) // 2], content[:-4096], content[:50], b"", b"x" * 5000):
             bad = tmp_path / "bad.db"
