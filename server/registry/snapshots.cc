@@ -288,7 +288,10 @@ absl::Status Snapshots::Plan(const Stored& stored, const RestoreSelection& selec
     }
     restored.push_back(first);
     uids.insert(first->uid);
-    change->made.push_back({.first = std::move(first), .requests = std::move(requests[layer->uid])});
+    LayerDirectory::Made made{.first = std::move(first), .requests = {}};
+    // Those are of the layer that it was, and may be of one that is here.
+    if (!renames) made.requests = std::move(requests[layer->uid]);
+    change->made.push_back(std::move(made));
     if (present != nullptr) {
       // Another layer has taken the name.
       if (present->config->frozen) return About(subject, FrozenError(*present));

@@ -128,9 +128,18 @@ def test_versions_can_be_pinned(client: normd.Client, layer: str) -> None:
     first = client.infer(layer, X)
     assert client.infer(layer, X, version=first.version).content_hash == first.content_hash
     client.train_step(layer, X)
-    for call in (lambda: client.infer(layer, X, version=first.version),
-                 lambda: client.denormalize(layer, X, version=first.version),
-                 lambda: client.backward(layer, X, X, frozen=True, version=first.version)):
+    # One of the latest is kept.
+    again = client.infer(layer, X, version=first.version)
+    assert (again.version, again.content_hash) == (first.version, first.content_hash)
+    np.testing.assert_array_equal(again.output, first.output)
+    np.testing.assert_allclose(client.denormalize(layer, first.output, version=first.version).output, X, rtol=1e-12)
+    assert client.backward(layer, X, X, frozen=True, version=first.version).version == first.version
+    then = client.get_layer(layer, version=first.version)
+    assert (then.version, then.content_hash) == (first.version, first.content_hash)
+    assert then.state is not None and then.state.num_batches_tracked == 0
+    for call in (lambda: client.infer(layer, X, version=7), lambda: client.denormalize(layer, X, version=7),
+                 lambda: client.backward(layer, X, X, frozen=True, version=7),
+                 lambda: client.get_layer(layer, version=7)):
         with pytest.raises(normd.FailedPreconditionError):
             call()
 

@@ -13,6 +13,7 @@ from normd import presets
 from normd._content_hash import content_hash
 from normd._steps import Steps
 from normd._streams import InferStream, TrainStepStream
+from normd._watch import LayerWatch
 from normd.client import Client
 from normd.errors import (AbortedError, AlreadyExistsError, CancelledError, Code, DeadlineExceededError, Error,
                           FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError,
@@ -20,17 +21,18 @@ from normd.errors import (AbortedError, AlreadyExistsError, CancelledError, Code
 from normd.moments import Moments
 from normd.presets import Preset
 from normd.running_normalizer import RunningMeanStd, RunningNormalizer
-from normd.types import (SGD, Adam, AdamW, Averaging, BackwardResult, InferResult, Layer, LayerConfig, LayerState,
-                         Layout, MergeMomentsResult, NonFinitePolicy, Optimizer, RetryPolicy, TrainingStatistics,
-                         TrainStepResult, VarianceEstimator)
+from normd.types import (SGD, Adam, AdamW, Averaging, BackwardResult, InferResult, Layer, LayerChange, LayerConfig,
+                         LayerState, Layout, MergeMomentsResult, NonFinitePolicy, Optimizer, RetryPolicy, Snapshot,
+                         TrainingStatistics, TrainStepResult, VarianceEstimator)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD", "AbortedError", "Adam", "AdamW", "AlreadyExistsError", "Averaging", "BackwardResult", "CancelledError",
     "Client", "Code", "DeadlineExceededError", "Error", "FailedPreconditionError", "InferResult", "InferStream",
-    "InvalidArgumentError", "Layer", "LayerConfig", "LayerState", "Layout", "MergeMomentsResult", "Moments",
-    "NonFinitePolicy", "NotFoundError", "Optimizer", "Preset", "ResourceExhaustedError", "RetryPolicy",
-    "RetryTimeoutError", "RunningMeanStd", "RunningNormalizer", "Steps", "TrainStepResult", "TrainStepStream",
-    "TrainingStatistics", "TransportWarning", "UnavailableError", "VarianceEstimator", "content_hash", "presets",
+    "InvalidArgumentError", "Layer", "LayerChange", "LayerConfig", "LayerState", "LayerWatch", "Layout",
+    "MergeMomentsResult", "Moments", "NonFinitePolicy", "NotFoundError", "Optimizer", "Preset",
+    "ResourceExhaustedError", "RetryPolicy", "RetryTimeoutError", "RunningMeanStd", "RunningNormalizer", "Snapshot",
+    "Steps", "TrainStepResult", "TrainStepStream", "TrainingStatistics", "TransportWarning", "UnavailableError",
+    "VarianceEstimator", "content_hash", "presets",
 ]

@@ -26,7 +26,7 @@ class Connection:
     def __init__(self, target: str, retry: RetryPolicy, max_message_bytes: int,
                  sleep: Callable[[float], None] = time.sleep,
                  clock: Callable[[], float] = time.monotonic) -> None:
-        self._retry = retry
+        self.retry = retry
         self._sleep = sleep
         self._clock = clock
         self.channel = grpc.insecure_channel(target, options=[
@@ -35,7 +35,8 @@ class Connection:
             # Every Client is a connection of its own, and a server that comes back is found soon.
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            # What an attempt to connect gets: enough for a server far away, or on a busy machine.
+            ("grpc.min_reconnect_backoff_ms", 2000),
             ("grpc.max_reconnect_backoff_ms", 1000),
             # Ours keep the request_id and are counted.
             ("grpc.enable_retries", 0),
@@ -81,7 +82,7 @@ class Connection:
             Error: what the last attempt met, or that there was none that the time allowed.
         """
         deadline = self._clock() + timeout
-        pause = self._retry.initial_backoff
+        pause = self.retry.initial_backoff
         number = 1
         while True:
             try:
@@ -94,9 +95,9 @@ class Connection:
                 self._look_if_lost(failure.code())
             unavailable = error.code is Code.UNAVAILABLE and repeatable
             no_room = error.code is Code.RESOURCE_EXHAUSTED and error.retry_delay is not None
-            if not (unavailable or no_room) or number >= self._retry.max_attempts:
+            if not (unavailable or no_room) or number >= self.retry.max_attempts:
                 raise error
-            wait = random.uniform(0.5, 1.0) * min(pause, self._retry.max_backoff)
+            wait = random.uniform(0.5, 1.0) * min(pause, self.retry.max_backoff)
             if error.retry_delay is not None:
                 wait = max(wait, error.retry_delay * random.uniform(1.0, 1.2))
             if self._clock() + wait >= deadline:
@@ -105,7 +106,7 @@ class Connection:
                 message = f"no attempt succeeded within {timeout:g} s; the last: {error.message}"
                 raise RetryTimeoutError(Code.UNAVAILABLE, message, number, error.retry_delay) from error
             self._sleep(wait)
-            pause *= self._retry.multiplier
+            pause *= self.retry.multiplier
             number += 1
 
     def _look_if_lost(self, code: Any) -> None:
@@ -157,3 +158,18 @@ def check_timeout(timeout: Optional[float], default: float) -> float:
     if not value > 0:
         raise ValueError(f"timeout is {value!r}, want seconds > 0")
     return float(value)
+
+
+def stream_timeout(timeout: Optional[float]) -> Optional[float]:
+    """Seconds for all of a stream; None: no limit."""
+    return None if timeout is None else check_timeout(timeout, timeout)
+
+
+class Caller:
+    """What the parts of Client have in common."""
+
+    _connection: Connection
+    _timeout: float
+
+    def _call(self, method: Callable[..., Any], request: Any, timeout: Optional[float]) -> Any:
+        return self._connection.call(method, request, check_timeout(timeout, self._timeout))

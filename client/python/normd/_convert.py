@@ -11,7 +11,8 @@ import numpy as np
 from normd.v1 import normalization_service_pb2, resources_pb2
 from normd.moments import Moments
 from normd.types import (Adam, Averaging, Float64Array, FloatArray, Int64Array, Layer, LayerConfig, LayerState,
-                         MergeMomentsResult, NonFinitePolicy, Optimizer, SGD, TrainingStatistics, VarianceEstimator)
+                         MergeMomentsResult, NonFinitePolicy, Optimizer, SGD, Snapshot, TrainingStatistics,
+                         VarianceEstimator)
 
 _ENUMS = {"averaging": Averaging, "running_var_estimator": VarianceEstimator,
           "normalize_training_with": TrainingStatistics, "non_finite_policy": NonFinitePolicy}
@@ -119,7 +120,13 @@ def from_layer(layer: Any) -> Layer:
         state=from_state(layer.state) if layer.HasField("state") else None,
         version=layer.version, content_hash=layer.content_hash, etag=layer.etag,
         create_time=layer.create_time.ToDatetime(datetime.timezone.utc),
-        update_time=layer.update_time.ToDatetime(datetime.timezone.utc))
+        update_time=layer.update_time.ToDatetime(datetime.timezone.utc), affine_group=layer.affine_group)
+
+
+def from_snapshot(snapshot: Any) -> Snapshot:
+    """A Snapshot of ours."""
+    return Snapshot(name=snapshot.name, layer=snapshot.layer, prefix=snapshot.prefix, num_layers=snapshot.num_layers,
+                    create_time=snapshot.create_time.ToDatetime(datetime.timezone.utc))
 
 
 def set_optimizer(request: Any, optimizer: Optional[Optimizer]) -> None:

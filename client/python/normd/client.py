@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Callable, Iterable, Iterator, Literal, Optional, Sequence, TypeVar, Union
+from typing import Any, Callable, Iterable, Literal, Optional, Sequence, TypeVar, Union
 
 import numpy as np
-from google.protobuf.field_mask_pb2 import FieldMask
 from numpy.typing import DTypeLike
 
 from normd import _calls, _convert, _streams
 from normd._calls import TensorCall
-from normd._connection import Connection, check_timeout
+from normd._connection import Connection, check_timeout, stream_timeout
 from normd._convert import PerChannel
 from normd._in_band import SERVICE, InBand
+from normd._layers import LayerCalls
 from normd._shared_memory import SharedMemory
+from normd._snapshots import SnapshotCalls
 from normd._steps import Steps
 from normd._streams import Chunk, InferStream, TrainStepStream
 from normd.moments import Moments
-from normd.presets import Preset
-from normd.types import (BackwardResult, FloatArray, InferResult, Layer, LayerState, Layout, MergeMomentsResult,
-                         Optimizer, RetryPolicy, TrainStepResult)
-from normd.v1 import (layer_service_pb2, layer_service_pb2_grpc, normalization_service_pb2,
-                      normalization_service_pb2_grpc, resources_pb2)
+from normd.types import (BackwardResult, FloatArray, InferResult, Layout, MergeMomentsResult, Optimizer, RetryPolicy,
+                         TrainStepResult)
+from normd.v1 import (layer_service_pb2_grpc, normalization_service_pb2, normalization_service_pb2_grpc,
+                      snapshot_service_pb2_grpc)
 
 R = TypeVar("R")
 
@@ -32,7 +32,7 @@ Transport = Literal["grpc", "shm"]
 DEFAULT_TARGET = "127.0.0.1:50051"
 
 
-class Client:
+class Client(LayerCalls, SnapshotCalls):
     """A connection to a normd server. Thread-safe: make one and share it. Use it in `with`, or close() it.
 
     Arrays are float16, float32 or float64 of rank 2 to 8, with any strides; another dtype is a TypeError, since nothing
@@ -76,6 +76,7 @@ class Client:
         self._timeout = timeout
         self._connection = Connection(target, retry, max_message_bytes, sleep)
         self._layers = layer_service_pb2_grpc.LayerServiceStub(self._connection.channel)
+        self._snapshots = snapshot_service_pb2_grpc.SnapshotServiceStub(self._connection.channel)
         self._normalization = normalization_service_pb2_grpc.NormalizationServiceStub(self._connection.channel)
         in_band = InBand(self._connection)
         self._shared = SharedMemory(self._connection, in_band) if transport == "shm" else None
@@ -109,111 +110,6 @@ class Client:
 
     def __reduce__(self) -> tuple[Callable[..., Client], tuple[dict[str, Any]]]:
         return _connect, (self._settings,)
-
-    # The life of layers.
-
-    def create_layer(self, name: str, num_channels: int, preset: Union[str, Preset] = "reference", *,
-                     initial_state: Optional[LayerState] = None, request_id: Optional[str] = None,
-                     timeout: Optional[float] = None, **settings: Any) -> Layer:
-        """Creates a layer.
-
-        Args:
-            name: dotted path, such as "resnet50.layer1.0.bn1": segments of letters, digits, _ and -.
-            num_channels: C.
-            preset: fills in the settings: reference, pytorch, keras, keras_fused, flax, haiku, standard_scaler,
-                rl_observation, or what a function of normd.presets returns.
-            initial_state: running statistics, gamma and beta to start with.
-            settings: fields of LayerConfig that differ from the preset: eps, averaging, update_weight,
-                running_var_estimator, normalize_training_with, affine, track_running_stats, clip, non_finite_policy,
-                frozen.
-
-        Raises:
-            AlreadyExistsError: the name is taken.
-        """
-        if isinstance(preset, Preset):
-            settings = {**preset.settings, **settings}
-            preset = preset.name
-        request = layer_service_pb2.CreateLayerRequest(
-            name=name, config=_convert.to_config(num_channels, settings), preset=preset,
-            initial_state=None if initial_state is None else _convert.to_state(initial_state),
-            request_id=_calls.request_id(request_id))
-        return _convert.from_layer(self._call(self._layers.CreateLayer, request, timeout).layer)
-
-    def get_layer(self, name: str, *, with_state: bool = True, timeout: Optional[float] = None) -> Layer:
-        """Reads a layer, with what it has learned (with_state)."""
-        request = layer_service_pb2.GetLayerRequest(name=name, view=_view(with_state))
-        return _convert.from_layer(self._call(self._layers.GetLayer, request, timeout).layer)
-
-    def get_layer_if_newer(self, name: str, version: int, *, timeout: Optional[float] = None) -> Optional[Layer]:
-        """Reads a layer with its state if its version is above `version`; None if it is not."""
-        request = layer_service_pb2.GetLayerRequest(name=name, view=_view(True), if_newer_than=version)
-        response = self._call(self._layers.GetLayer, request, timeout)
-        return None if response.not_modified else _convert.from_layer(response.layer)
-
-    def list_layers(self, prefix: str = "", *, with_state: bool = False, page_size: int = 100,
-                    timeout: Optional[float] = None) -> Iterator[Layer]:
-        """The layers whose name starts with `prefix`, by name in byte order. Asks for a page at a time, when needed."""
-        token = ""
-        while True:
-            request = layer_service_pb2.ListLayersRequest(prefix=prefix, page_size=page_size, page_token=token,
-                                                          view=_view(with_state))
-            response = self._call(self._layers.ListLayers, request, timeout)
-            for layer in response.layers:
-                yield _convert.from_layer(layer)
-            token = response.next_page_token
-            if not token:
-                return
-
-    def update_layer(self, name: str, *, etag: str = "", request_id: Optional[str] = None,
-                     timeout: Optional[float] = None, **settings: Any) -> Layer:
-        """Changes settings: eps, update_weight, normalize_training_with, clip (None: no bound), non_finite_policy,
-        frozen.
-
-        Raises:
-            AbortedError: `etag` (Layer.etag) is given, and the settings have changed since.
-            FailedPreconditionError: the setting is immutable, or the layer is frozen.
-        """
-        request = layer_service_pb2.UpdateLayerRequest(
-            name=name, config=_convert.to_config(None, settings), update_mask=FieldMask(paths=list(settings)),
-            etag=etag, request_id=_calls.request_id(request_id))
-        return _convert.from_layer(self._call(self._layers.UpdateLayer, request, timeout).layer)
-
-    def freeze_layer(self, name: str, *, request_id: Optional[str] = None, timeout: Optional[float] = None) -> Layer:
-        """Keeps a layer as it is: from now on every change is a FailedPreconditionError, until unfreeze_layer."""
-        return self.update_layer(name, frozen=True, request_id=request_id, timeout=timeout)
-
-    def unfreeze_layer(self, name: str, *, request_id: Optional[str] = None, timeout: Optional[float] = None) -> Layer:
-        """Lets a layer change again."""
-        return self.update_layer(name, frozen=False, request_id=request_id, timeout=timeout)
-
-    def delete_layer(self, name: str, *, etag: str = "", request_id: Optional[str] = None,
-                     timeout: Optional[float] = None) -> None:
-        """Deletes a layer and what it has learned."""
-        request = layer_service_pb2.DeleteLayerRequest(name=name, etag=etag, request_id=_calls.request_id(request_id))
-        self._call(self._layers.DeleteLayer, request, timeout)
-
-    def reset_statistics(self, name: str, *, expected_version: int = 0, request_id: Optional[str] = None,
-                         timeout: Optional[float] = None) -> Layer:
-        """Sets running statistics and counters back to their start; gamma and beta stay.
-
-        Raises:
-            AbortedError: `expected_version` is given, and the layer has changed since.
-        """
-        request = layer_service_pb2.ResetStatisticsRequest(name=name, expected_version=expected_version,
-                                                           request_id=_calls.request_id(request_id))
-        return _convert.from_layer(self._call(self._layers.ResetStatistics, request, timeout).layer)
-
-    def set_state(self, name: str, state: LayerState, *, expected_version: int = 0, reset_optimizer: bool = False,
-                  request_id: Optional[str] = None, timeout: Optional[float] = None) -> Layer:
-        """Overwrites the parts of the state that are not empty, all in one step.
-
-        running_mean and running_var go together, and bring sample_count and num_batches_tracked with them (0 if not
-        given); gamma and beta go together.
-        """
-        request = layer_service_pb2.SetStateRequest(
-            name=name, state=_convert.to_state(state), expected_version=expected_version,
-            reset_optimizer=reset_optimizer, request_id=_calls.request_id(request_id))
-        return _convert.from_layer(self._call(self._layers.SetState, request, timeout).layer)
 
     # The work of layers.
 
@@ -330,7 +226,7 @@ class Client:
             timeout: seconds for all of it; None: no limit.
             max_in_flight: calls that may be on their way.
         """
-        return Steps(self._stream("Steps"), _stream_timeout(timeout), max_in_flight)
+        return Steps(self._stream("Steps"), stream_timeout(timeout), max_in_flight)
 
     def infer_stream(self, layer: str, chunks: Iterable[Chunk], *, shape: Sequence[int], dtype: DTypeLike,
                      layout: Layout = "channels_first", version: int = 0,
@@ -358,7 +254,7 @@ class Client:
         """
         call = normalization_service_pb2.InferRequest(layer=layer, version=version)
         whole = _streams.whole(call, tuple(shape), dtype, layout)
-        return InferStream(self._stream("InferStream"), call, whole, chunks, _stream_timeout(timeout))
+        return InferStream(self._stream("InferStream"), call, whole, chunks, stream_timeout(timeout))
 
     def train_step_stream(self, layer: str, source: Callable[[], Iterable[Chunk]], *, shape: Sequence[int],
                           dtype: DTypeLike, layout: Layout = "channels_first", gamma: Optional[PerChannel] = None,
@@ -385,13 +281,10 @@ class Client:
         """
         call = _calls.train_step_request(layer, gamma, beta, omit_output, skip_update, request_id)
         whole = _streams.whole(call, tuple(shape), dtype, layout)
-        return TrainStepStream(self._stream("TrainStepStream"), call, whole, source, _stream_timeout(timeout))
+        return TrainStepStream(self._stream("TrainStepStream"), call, whole, source, stream_timeout(timeout))
 
     def _stream(self, method: str) -> Any:
         return self._connection.stream(SERVICE + method)
-
-    def _call(self, method: Callable[..., Any], request: Any, timeout: Optional[float]) -> Any:
-        return self._connection.call(method, request, check_timeout(timeout, self._timeout))
 
     def _carry_out(self, call: TensorCall[R], out: Optional[FloatArray], timeout: Optional[float]) -> R:
         if out is not None:
@@ -401,11 +294,3 @@ class Client:
 
 def _connect(settings: dict[str, Any]) -> Client:
     return Client(**settings)
-
-
-def _stream_timeout(timeout: Optional[float]) -> Optional[float]:
-    return None if timeout is None else check_timeout(timeout, timeout)
-
-
-def _view(with_state: bool) -> int:
-    return int(resources_pb2.LAYER_VIEW_STATE if with_state else resources_pb2.LAYER_VIEW_CONFIG)

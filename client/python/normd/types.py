@@ -94,7 +94,10 @@ class LayerState:
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """A layer as the server knows it. `state` is None unless it was asked for."""
+    """A layer as the server knows it. `state` is None unless it was asked for.
+
+    Layers of the same `affine_group` share gamma, beta and the optimizer's state; "": this one has its own.
+    """
 
     name: str
     uid: str
@@ -106,6 +109,40 @@ class Layer:
     etag: str
     create_time: datetime.datetime
     update_time: datetime.datetime
+    affine_group: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class LayerChange:
+    """What a watch tells of a layer: how it is now, or that it is gone.
+
+    Attributes:
+        name, uid: which layer; another uid under a known name is another layer, made after that one was deleted.
+        version: the layer's; of a deleted one, the last that was told.
+        layer: the layer at that version; None: it has been deleted.
+    """
+
+    name: str
+    uid: str
+    version: int
+    layer: Optional[Layer]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Layers as they were at one moment, under a name; without what they hold.
+
+    Attributes:
+        layer, prefix: what was selected; both "": all layers.
+        num_layers: in it.
+        create_time: when it was made.
+    """
+
+    name: str
+    layer: str
+    prefix: str
+    num_layers: int
+    create_time: datetime.datetime
 
 
 @dataclass(frozen=True, eq=False)

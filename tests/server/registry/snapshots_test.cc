@@ -351,6 +351,11 @@ TEST_P(SnapshotsTest, ABackupBringsBackLayersAndWhatTheyRemember) {
   EXPECT_EQ(Count("a"), 11);
   EXPECT_THAT(snapshots_->RestoreBackup(path, {.layer = "b", .prefix = "", .new_name = {}}),
               StatusIs(StatusCode::kNotFound, "backup: does not hold layer 'b'"));
+  // A copy beside it is a layer of its own, which remembers no requests.
+  EXPECT_THAT(snapshots_->RestoreBackup(path, {.layer = "a", .prefix = "", .new_name = "b"}), IsOkAndHolds(1));
+  EXPECT_EQ(Count("b"), 11);
+  NORMD_ASSERT_OK_AND_ASSIGN(const auto step, Step("b", 1, "r"));
+  EXPECT_FALSE(step.replayed);
 }
 
 INSTANTIATE_TEST_SUITE_P(Stores, SnapshotsTest, ::testing::Values("memory", "sqlite"),

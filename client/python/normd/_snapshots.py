@@ -1,0 +1,204 @@
+"""Client's methods on snapshots and backups."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from typing import Any, BinaryIO, Iterator, Optional, Union
+
+import grpc  # type: ignore[import]
+
+from normd import _calls, _convert
+from normd._connection import Caller, error_of, stream_timeout
+from normd.errors import CancelledError, Code, Error
+from normd.types import Snapshot
+from normd.v1 import snapshot_service_pb2 as pb
+
+Path = Union[str, "os.PathLike[str]"]
+
+# Of a backup, in a message.
+_PIECE_BYTES = 1 << 20
+
+
+class SnapshotCalls(Caller):
+    """Keeps what layers are under a name, and copies a whole server."""
+
+    # A SnapshotServiceStub.
+    _snapshots: Any
+
+    def create_snapshot(self, name: str, *, layer: str = "", prefix: str = "", request_id: Optional[str] = None,
+                        timeout: Optional[float] = None) -> Snapshot:
+        """Keeps layers as they are now, all at one moment between two changes, until the snapshot is deleted.
+
+            >>> client.create_snapshot("before-finetuning", prefix="resnet50.")
+            >>> client.restore_snapshot("before-finetuning")
+
+        Args:
+            name: as a layer's name.
+            layer: of this one only.
+            prefix: or of all whose name starts with this; neither: of all layers.
+
+        Raises:
+            AlreadyExistsError: the name is taken.
+            NotFoundError: there is no such layer.
+            ResourceExhaustedError: the server holds 1,000 snapshots.
+        """
+        request = pb.CreateSnapshotRequest(name=name, layer=layer, prefix=prefix,
+                                           request_id=_calls.request_id(request_id))
+        return _convert.from_snapshot(self._call(self._snapshots.CreateSnapshot, request, timeout).snapshot)
+
+    def list_snapshots(self, prefix: str = "", *, timeout: Optional[float] = None) -> list[Snapshot]:
+        """The snapshots whose name starts with `prefix`, by name in byte order."""
+        response = self._call(self._snapshots.ListSnapshots, pb.ListSnapshotsRequest(prefix=prefix), timeout)
+        return [_convert.from_snapshot(snapshot) for snapshot in response.snapshots]
+
+    def restore_snapshot(self, name: str, *, layer: str = "", prefix: str = "", new_name: Optional[str] = None,
+                         request_id: Optional[str] = None, timeout: Optional[float] = None) -> int:
+        """Brings layers back as they were, all in one step. Returns how many.
+
+        A layer that differs gets a new version; one that was deleted is made again. Layers that the snapshot does not
+        hold stay as they are. What the server has counted stays counted: a retry of a call from before changes nothing.
+
+        Args:
+            layer: this one only.
+            prefix: or those whose name starts with this; neither: all that the snapshot holds.
+            new_name: restore under other names: that of `layer`, or what takes the place of `prefix`.
+
+        Raises:
+            NotFoundError: no such snapshot, or it holds none of these layers.
+            FailedPreconditionError: a layer is frozen. None was restored.
+        """
+        request = pb.RestoreSnapshotRequest(name=name, selection=_selection(layer, prefix, new_name),
+                                            request_id=_calls.request_id(request_id))
+        return int(self._call(self._snapshots.RestoreSnapshot, request, timeout).num_layers)
+
+    def delete_snapshot(self, name: str, *, request_id: Optional[str] = None, timeout: Optional[float] = None) -> None:
+        """Deletes a snapshot; layers stay as they are."""
+        request = pb.DeleteSnapshotRequest(name=name, request_id=_calls.request_id(request_id))
+        self._call(self._snapshots.DeleteSnapshot, request, timeout)
+
+    def backup(self, path: Path, *, overwrite: bool = False, timeout: Optional[float] = None) -> int:
+        """Copies the server's state as it is at one moment into a file, while the server works. Returns its bytes.
+
+        The file is one that a server starts with (--store sqlite:PATH); its owner alone may read it. It is there whole,
+        synced to the disk, or not at all: until it is, it stands beside `path` under another name. Not sent again.
+
+        Args:
+            overwrite: replace a file at `path`.
+            timeout: seconds for all of it; None: no limit.
+
+        Raises:
+            FailedPreconditionError: the server keeps its state in memory only.
+            FileExistsError: there is something at `path`, and overwrite is False; or a server uses that file, or was
+                killed when it did (its log, `path` with "-wal", is there).
+            OSError: the file cannot be written.
+        """
+        target = os.fspath(path)
+        _check_free(target, overwrite)
+        folder, name = os.path.split(os.path.abspath(target))
+        handle, scratch = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                nbytes = self._receive_backup(file, stream_timeout(timeout))
+                file.flush()
+                os.fsync(file.fileno())
+            _move(scratch, target, overwrite)
+        finally:
+            if os.path.lexists(scratch):
+                os.unlink(scratch)
+        directory = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+        return nbytes
+
+    def restore_backup(self, path: Path, *, layer: str = "", prefix: str = "", new_name: Optional[str] = None,
+                       timeout: Optional[float] = None) -> int:
+        """Brings layers back out of a file of backup(), as restore_snapshot does. Returns how many. Not sent again.
+
+        Any server can do it, one without a state store included. Snapshots in the backup are left there.
+
+        Args:
+            layer, prefix, new_name: as in restore_snapshot.
+            timeout: seconds for all of it; None: no limit.
+
+        Raises:
+            Error: with Code.DATA_LOSS: the file is damaged. Nothing was restored, as after any error.
+            FailedPreconditionError: it is no backup, or of a newer normd; or a layer is frozen.
+            NotFoundError: it holds none of these layers.
+            OSError: the file cannot be read.
+        """
+        failures: list[OSError] = []
+        with open(path, "rb") as file:
+            requests = _restore_requests(file, _selection(layer, prefix, new_name), failures)
+            try:
+                return int(self._snapshots.RestoreBackup(requests, timeout=stream_timeout(timeout)).num_layers)
+            except ValueError as closed:
+                raise CancelledError(Code.CANCELLED, f"the client is closed ({closed})") from None
+            except grpc.RpcError as failure:
+                if failures:
+                    raise failures[0] from None
+                raise error_of(failure) from None
+
+    def _receive_backup(self, file: BinaryIO, timeout: Optional[float]) -> int:
+        want, got = 0, 0
+        try:
+            call = self._snapshots.Backup(pb.BackupRequest(), timeout=timeout)
+        except ValueError as closed:
+            raise CancelledError(Code.CANCELLED, f"the client is closed ({closed})") from None
+        try:
+            for answer in call:
+                want = want or answer.total_bytes
+                got += file.write(answer.data)
+        except grpc.RpcError as failure:
+            raise error_of(failure) from None
+        finally:
+            call.cancel()
+        if got != want or got == 0:
+            raise Error(Code.DATA_LOSS, f"the server ended the backup after {got} bytes of {want}")
+        return got
+
+
+def _selection(layer: str, prefix: str, new_name: Optional[str]) -> Any:
+    return pb.RestoreSelection(layer=layer, prefix=prefix, new_name=new_name)
+
+
+def _restore_requests(file: BinaryIO, selection: Any, failures: list[OSError]) -> Iterator[Any]:
+    """Grpc runs this in a thread of its own; an exception there ends the call, and belongs to whoever made it."""
+    yield pb.RestoreBackupRequest(selection=selection)
+    try:
+        while True:
+            piece = file.read(_PIECE_BYTES)
+            if not piece:
+                return
+            yield pb.RestoreBackupRequest(data=piece)
+    except OSError as failure:
+        failures.append(failure)
+        raise
+
+
+def _check_free(path: str, overwrite: bool) -> None:
+    """Raises FileExistsError if a file at `path` would destroy something."""
+    log = path + "-wal"
+    if os.path.lexists(log):
+        # A server that starts with `path` takes this for a part of it.
+        raise FileExistsError(errno.EEXIST, "the file beside the backup belongs to a server's state", log)
+    if not overwrite and os.path.lexists(path):
+        raise FileExistsError(errno.EEXIST, "the backup would replace it (overwrite is False)", path)
+
+
+def _move(scratch: str, path: str, overwrite: bool) -> None:
+    if not overwrite:
+        try:
+            # Unlike a rename, replaces nothing that has come meanwhile.
+            os.link(scratch, path)
+            return
+        except FileExistsError:
+            raise
+        except OSError:
+            # A file system without links.
+            pass
+    _check_free(path, overwrite)
+    os.replace(scratch, path)
