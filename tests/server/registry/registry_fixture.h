@@ -84,7 +84,8 @@ class RegistryTest : public ::testing::Test {
 
   FakeClock clock_;
   store::MemoryStore store_;
-  registry::LayerRegistry registry_{{.max_layers = 10'000, .max_channels = 4096, .requests = {}, .versions = {}}, clock_, &store_};
+  registry::LayerRegistry registry_{
+      {.max_layers = 10'000, .max_channels = 4096, .requests = {}, .versions = {}}, clock_, &store_};
   registry::CallControl control_;
 };
 
