@@ -147,7 +147,9 @@ TEST_F(WatchTest, ManyWatchersOfALayerInTrainingEndAtItsNewestVersion) {
         version = change->layer.version;
         ++messages;
       }
-      if (i % 2 == 1) EXPECT_LT(messages, kSteps / 2);
+      if (i % 2 == 1) {
+        EXPECT_LT(messages, kSteps / 2);
+      }
     });
   }
   for (int64_t i = 0; i < kSteps; ++i) Step("a", 1, 3);

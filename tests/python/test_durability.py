@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import threading
 import time
@@ -146,30 +143,6 @@ def test_kills_lose_nothing_and_repeat_nothing(flags: list[str], tmp_path: Path)
             assert state.num_batches_tracked == len(values)
             np.testing.assert_allclose(state.running_mean[0], sum(values) / len(values), rtol=1e-12)
         print(f"{kills} kills, {actors.total()} steps")
-
-
-@pytest.mark.parametrize("year", [1969, 2015, 2200])
-def test_a_state_of_another_time_is_loaded(tmp_path: Path, year: int) -> None:
-    """As a server leaves it whose clock was wrong."""
-    path = tmp_path / "normd.db"
-    x = np.ones((4, 1))
-    with running(tmp_path, "--store", f"sqlite:{path}") as server, normd.Client(server.unix) as client:
-        client.create_layer("a", 1, request_id="made")
-        before = client.train_step("a", x, request_id="step")
-    nanos = int(datetime.datetime(year, 1, 1, tzinfo=datetime.timezone.utc).timestamp()) * 10**9
-    with contextlib.closing(sqlite3.connect(path)) as database, database:
-        database.execute("UPDATE layers SET create_time = ?, update_time = ?", (nanos, nanos))
-        database.execute("UPDATE requests SET time = ?", (nanos,))
-    with running(tmp_path, "--store", f"sqlite:{path}") as server, normd.Client(server.unix) as client:
-        assert client.get_layer("a").update_time.year == year
-        assert client.train_step("a", x, request_id="step").replayed
-        assert client.create_layer("a", 1, request_id="made").version == before.version
-        after = client.train_step("a", x, request_id="next")
-        assert after.version == before.version + 1 and client.get_layer("a").create_time.year == year
-        now = datetime.datetime.now(datetime.timezone.utc)
-        assert abs(client.get_layer("a").update_time - now) < datetime.timedelta(hours=1)
-        # What is from the future is as new as this server; what is older than a day goes with the first change.
-        assert client.train_step("a", x, request_id="step").replayed == (year == 2200)
 
 
 def test_a_clean_stop_leaves_no_log_behind(tmp_path: Path) -> None:

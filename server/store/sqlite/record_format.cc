@@ -1,14 +1,14 @@
 #include "server/store/sqlite/record_format.h"
 
+#include <algorithm>
 #include <bit>
-#include <cstdint>
+#include <cstddef>
 #include <cstring>
 #include <optional>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "server/layer/content_hash.h"
@@ -19,116 +19,261 @@ static_assert(std::endian::native == std::endian::little, "records are written a
 namespace normd::store {
 namespace {
 
+// Each step can be undone, so that two records of one length that differ in one word have different sums.
+uint64_t Checksum(absl::string_view bytes) {
+  uint64_t sum = bytes.size();
+  while (!bytes.empty()) {
+    uint64_t word = 0;
+    const std::size_t size = std::min(bytes.size(), sizeof(word));
+    std::memcpy(&word, bytes.data(), size);
+    bytes.remove_prefix(size);
+    sum = std::rotl((sum ^ word) * 0x9e3779b97f4a7c15, 29);
+  }
+  return sum;
+}
+
+// Writer and Reader take the same fields in the same order: the functions below say which, once for both.
 class Writer {
  public:
   template <typename T>
-  Writer& Add(T value) {
+  void operator()(const T& value) {
+    if constexpr (std::is_same_v<T, std::string>) {
+      (*this)(static_cast<int64_t>(value.size()));
+      bytes_.append(value);
+    } else if constexpr (std::is_same_v<T, absl::Time>) {
+      (*this)(absl::ToUnixNanos(value));
+    } else if constexpr (std::is_same_v<T, bool>) {
+      (*this)(int64_t{value});
+    } else {
+      static_assert(std::is_arithmetic_v<T> && sizeof(T) == 8);
+      bytes_.append(reinterpret_cast<const char*>(&value), sizeof(value));
+    }
+  }
+  template <typename T>
+  void operator()(const std::vector<T>& values) {
     static_assert(sizeof(T) == 8);
-    bytes_.append(reinterpret_cast<const char*>(&value), sizeof(value));
-    return *this;
+    (*this)(static_cast<int64_t>(values.size()));
+    bytes_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
   }
   template <typename E>
-  Writer& AddEnum(E value) {
-    static_assert(std::is_enum_v<E>);
-    return Add(static_cast<int64_t>(value));
-  }
-  Writer& AddText(absl::string_view text) {
-    Add(static_cast<int64_t>(text.size()));
-    bytes_.append(text.data(), text.size());
-    return *this;
-  }
-  Writer& AddFlag(bool value) { return Add(int64_t{value}); }
-  template <typename T>
-  Writer& AddList(const std::vector<T>& values) {
-    static_assert(sizeof(T) == 8);
-    Add(static_cast<int64_t>(values.size()));
-    bytes_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
-    return *this;
+  void Enum(E value, E /*last*/) {
+    (*this)(static_cast<int64_t>(value));
   }
 
-  std::string Take() { return std::move(bytes_); }
+  std::string Take() {
+    (*this)(Checksum(bytes_));
+    return std::move(bytes_);
+  }
 
  private:
   std::string bytes_;
 };
 
-// Reads what Writer wrote. What is missing reads as 0; ok() tells.
+// What is missing reads as 0; Finish tells.
 class Reader {
  public:
-  explicit Reader(absl::string_view bytes) : bytes_(bytes) {}
+  explicit Reader(absl::string_view bytes) {
+    if (bytes.size() < sizeof(uint64_t)) return;
+    uint64_t sum = 0;
+    bytes_ = bytes.substr(0, bytes.size() - sizeof(sum));
+    std::memcpy(&sum, bytes.data() + bytes_.size(), sizeof(sum));
+    ok_ = sum == Checksum(bytes_);
+  }
 
   template <typename T>
-  void Read(T* value) {
-    static_assert(sizeof(T) == 8);
-    *value = {};
-    if (!Has(sizeof(T))) return;
-    std::memcpy(value, bytes_.data(), sizeof(T));
-    bytes_.remove_prefix(sizeof(T));
+  void operator()(T& value) {
+    if constexpr (std::is_same_v<T, std::string>) {
+      const std::size_t size = Size(1);
+      value.assign(bytes_.data(), size);
+      bytes_.remove_prefix(size);
+    } else if constexpr (std::is_same_v<T, absl::Time>) {
+      value = absl::FromUnixNanos(Word());
+    } else if constexpr (std::is_same_v<T, bool>) {
+      value = Word() != 0;
+    } else {
+      value = std::bit_cast<T>(Word());
+    }
   }
-  // `last`: the largest value.
+  template <typename T>
+  void operator()(std::vector<T>& values) {
+    const std::size_t size = Size(sizeof(T));
+    values.resize(size);
+    if (size > 0) std::memcpy(values.data(), bytes_.data(), size * sizeof(T));
+    bytes_.remove_prefix(size * sizeof(T));
+  }
   template <typename E>
-  void ReadEnum(E last, E* value) {
-    int64_t number = 0;
-    Read(&number);
+  void Enum(E& value, E last) {
+    const int64_t number = Word();
     if (number < 0 || number > static_cast<int64_t>(last)) ok_ = false;
-    if (ok_) *value = static_cast<E>(number);
-  }
-  void ReadFlag(bool* value) {
-    int64_t number = 0;
-    Read(&number);
-    *value = number != 0;
-  }
-  template <typename T>
-  void ReadList(std::vector<T>* values) {
-    int64_t size = 0;
-    Read(&size);
-    if (size < 0 || size > static_cast<int64_t>(bytes_.size() / sizeof(T))) ok_ = false;
-    if (!ok_) return;
-    values->resize(static_cast<std::size_t>(size));
-    if (values->empty()) return;
-    std::memcpy(values->data(), bytes_.data(), values->size() * sizeof(T));
-    bytes_.remove_prefix(values->size() * sizeof(T));
+    if (ok_) value = static_cast<E>(number);
   }
 
-  void ReadText(std::string* text) {
-    int64_t size = 0;
-    Read(&size);
-    if (size < 0 || size > static_cast<int64_t>(bytes_.size())) ok_ = false;
-    if (!ok_) return;
-    text->assign(bytes_.data(), static_cast<std::size_t>(size));
-    bytes_.remove_prefix(static_cast<std::size_t>(size));
-  }
-  // A text that `decode` makes a part of a layer of.
-  template <typename T>
-  void ReadPart(absl::StatusOr<T> (*decode)(absl::string_view), std::shared_ptr<const T>* part) {
-    std::string bytes;
-    ReadText(&bytes);
-    absl::StatusOr<T> decoded = decode(bytes);
-    if (!decoded.ok()) ok_ = false;
-    if (ok_) *part = std::make_shared<T>(*std::move(decoded));
-  }
   bool ok() const { return ok_; }
-
   // Everything was there, and nothing is left.
   absl::Status Finish(absl::string_view what) const {
     if (ok_ && bytes_.empty()) return absl::OkStatus();
-    return absl::DataLossError(absl::StrCat("the stored ", what, " cannot be read"));
+    return absl::DataLossError(absl::StrCat("the stored ", what, " is damaged"));
   }
 
  private:
-  bool Has(std::size_t size) {
-    if (bytes_.size() < size) ok_ = false;
-    return ok_;
+  int64_t Word() {
+    int64_t word = 0;
+    if (bytes_.size() < sizeof(word)) ok_ = false;
+    if (!ok_) return 0;
+    std::memcpy(&word, bytes_.data(), sizeof(word));
+    bytes_.remove_prefix(sizeof(word));
+    return word;
+  }
+  // Of a list of elements of this size.
+  std::size_t Size(std::size_t element) {
+    const int64_t size = Word();
+    if (size < 0 || size > static_cast<int64_t>(bytes_.size() / element)) ok_ = false;
+    return ok_ ? static_cast<std::size_t>(size) : 0;
   }
 
   absl::string_view bytes_;
-  bool ok_ = true;
+  bool ok_ = false;
 };
 
-template <typename T>
-absl::StatusOr<T> Finished(const Reader& reader, absl::string_view what, T value) {
-  if (absl::Status status = reader.Finish(what); !status.ok()) return status;
-  return value;
+// The fields of each kind of record. `archive` is a Writer, and the value const, or a Reader.
+
+template <typename Archive, typename Config>
+void Visit(Archive& archive, Config& config, layer::LayerConfig* /*tag*/) {
+  archive(config.num_channels);
+  archive(config.eps);
+  archive.Enum(config.averaging, layer::Averaging::kPooled);
+  archive(config.update_weight);
+  archive.Enum(config.running_var_estimator, layer::VarianceEstimator::kSample);
+  archive.Enum(config.normalize_training_with, layer::TrainingStatistics::kRunningAfterUpdate);
+  archive(config.affine);
+  archive(config.track_running_stats);
+  bool has_clip = config.clip.has_value();
+  double clip = config.clip.value_or(0);
+  archive(has_clip);
+  archive(clip);
+  if constexpr (!std::is_const_v<Config>) config.clip = has_clip ? std::optional<double>(clip) : std::nullopt;
+  archive.Enum(config.non_finite_policy, layer::NonFinitePolicy::kPropagate);
+  archive(config.frozen);
+}
+
+template <typename Archive, typename Statistics>
+void Visit(Archive& archive, Statistics& statistics, layer::Statistics* /*tag*/) {
+  archive(statistics.num_batches_tracked);
+  archive(statistics.running_mean);
+  archive(statistics.running_var);
+  archive(statistics.sample_count);
+  archive(statistics.skipped_batches);
+}
+
+template <typename Archive, typename Affine>
+void Visit(Archive& archive, Affine& affine, layer::Affine* /*tag*/) {
+  archive(affine.gamma);
+  archive(affine.beta);
+}
+
+template <typename Archive, typename Optimizer>
+void Visit(Archive& archive, Optimizer& optimizer, layer::OptimizerState* /*tag*/) {
+  archive.Enum(optimizer.kind, layer::OptimizerState::Kind::kAdam);
+  archive(optimizer.num_steps);
+  archive(optimizer.gamma_momentum);
+  archive(optimizer.beta_momentum);
+  archive(optimizer.gamma_second_moment);
+  archive(optimizer.beta_second_moment);
+}
+
+void Visit(Writer& writer, const layer::Contributors& contributors, layer::Contributors* /*tag*/) {
+  writer(static_cast<int64_t>(contributors.size()));
+  contributors.ForEach([&](absl::string_view name, int64_t sequence) {
+    writer(std::string(name));
+    writer(sequence);
+  });
+}
+
+void Visit(Reader& reader, layer::Contributors& contributors, layer::Contributors* /*tag*/) {
+  int64_t size = 0;
+  reader(size);
+  std::vector<std::pair<std::string, int64_t>> entries;
+  for (int64_t i = 0; i < size && reader.ok(); ++i) {
+    std::pair<std::string, int64_t>& entry = entries.emplace_back();
+    reader(entry.first);
+    reader(entry.second);
+  }
+  contributors = layer::Contributors::FromSorted(std::move(entries));
+}
+
+// A part of a layer, which is shared with other versions.
+template <typename Part>
+void VisitPart(Writer& writer, const std::shared_ptr<const Part>& part) {
+  Visit(writer, *part, static_cast<Part*>(nullptr));
+}
+template <typename Part>
+void VisitPart(Reader& reader, std::shared_ptr<const Part>& part) {
+  auto read = std::make_shared<Part>();
+  Visit(reader, *read, static_cast<Part*>(nullptr));
+  part = std::move(read);
+}
+
+template <typename Archive, typename Snapshot>
+void VisitSettings(Archive& archive, Snapshot& snapshot) {
+  archive(snapshot.name);
+  archive(snapshot.uid);
+  archive(snapshot.preset);
+  archive(snapshot.create_time);
+  archive(snapshot.config_version);
+  VisitPart(archive, snapshot.config);
+}
+
+template <typename Archive, typename Snapshot>
+void VisitVersion(Archive& archive, Snapshot& snapshot) {
+  archive(snapshot.version);
+  archive(snapshot.update_time);
+  archive(snapshot.content_hash);
+  VisitPart(archive, snapshot.statistics);
+}
+
+template <typename Archive, typename Snapshot>
+void VisitParameters(Archive& archive, Snapshot& snapshot) {
+  archive(snapshot.affine_group);
+  VisitPart(archive, snapshot.affine);
+  VisitPart(archive, snapshot.optimizer);
+}
+
+template <typename Archive, typename Snapshot>
+void VisitLayer(Archive& archive, Snapshot& snapshot) {
+  VisitSettings(archive, snapshot);
+  VisitVersion(archive, snapshot);
+  VisitParameters(archive, snapshot);
+  VisitPart(archive, snapshot.contributors);
+}
+
+template <typename Archive, typename Record>
+void VisitRequest(Archive& archive, Record& record) {
+  archive(record.layer_uid);
+  archive(record.sequence);
+  archive(record.request_id);
+  archive(record.time);
+  archive(record.outcome.fingerprint);
+  archive(record.outcome.version);
+  archive(record.outcome.content_hash);
+  archive(record.outcome.num_batches_tracked);
+  archive(record.outcome.uid);
+}
+
+template <typename Archive, typename Gone>
+void VisitGone(Archive& archive, Gone& gone) {
+  archive(gone.uid);
+  archive(gone.version);
+  VisitPart(archive, gone.contributors);
+  archive(gone.time);
+}
+
+template <typename Archive, typename Info>
+void VisitInfo(Archive& archive, Info& info) {
+  archive(info.name);
+  archive(info.layer);
+  archive(info.prefix);
+  archive(info.num_layers);
+  archive(info.create_time);
 }
 
 absl::Status CheckLengths(const layer::LayerSnapshot& snapshot) {
@@ -145,161 +290,105 @@ absl::Status CheckLengths(const layer::LayerSnapshot& snapshot) {
 
 }  // namespace
 
-std::string Encode(const layer::LayerConfig& config) {
-  return Writer()
-      .Add(config.num_channels)
-      .Add(config.eps)
-      .AddEnum(config.averaging)
-      .Add(config.update_weight)
-      .AddEnum(config.running_var_estimator)
-      .AddEnum(config.normalize_training_with)
-      .AddFlag(config.affine)
-      .AddFlag(config.track_running_stats)
-      .AddFlag(config.clip.has_value())
-      .Add(config.clip.value_or(0))
-      .AddEnum(config.non_finite_policy)
-      .AddFlag(config.frozen)
-      .Take();
-}
-
-absl::StatusOr<layer::LayerConfig> DecodeConfig(absl::string_view bytes) {
-  Reader reader(bytes);
-  layer::LayerConfig config;
-  bool has_clip = false;
-  double clip = 0;
-  reader.Read(&config.num_channels);
-  reader.Read(&config.eps);
-  reader.ReadEnum(layer::Averaging::kPooled, &config.averaging);
-  reader.Read(&config.update_weight);
-  reader.ReadEnum(layer::VarianceEstimator::kSample, &config.running_var_estimator);
-  reader.ReadEnum(layer::TrainingStatistics::kRunningAfterUpdate, &config.normalize_training_with);
-  reader.ReadFlag(&config.affine);
-  reader.ReadFlag(&config.track_running_stats);
-  reader.ReadFlag(&has_clip);
-  reader.Read(&clip);
-  reader.ReadEnum(layer::NonFinitePolicy::kPropagate, &config.non_finite_policy);
-  reader.ReadFlag(&config.frozen);
-  if (has_clip) config.clip = clip;
-  return Finished(reader, "settings", config);
-}
-
-std::string Encode(const layer::Statistics& statistics) {
-  return Writer()
-      .Add(statistics.num_batches_tracked)
-      .AddList(statistics.running_mean)
-      .AddList(statistics.running_var)
-      .AddList(statistics.sample_count)
-      .AddList(statistics.skipped_batches)
-      .Take();
-}
-
-absl::StatusOr<layer::Statistics> DecodeStatistics(absl::string_view bytes) {
-  Reader reader(bytes);
-  layer::Statistics statistics;
-  reader.Read(&statistics.num_batches_tracked);
-  reader.ReadList(&statistics.running_mean);
-  reader.ReadList(&statistics.running_var);
-  reader.ReadList(&statistics.sample_count);
-  reader.ReadList(&statistics.skipped_batches);
-  return Finished(reader, "statistics", std::move(statistics));
-}
-
-std::string Encode(const layer::Affine& affine) { return Writer().AddList(affine.gamma).AddList(affine.beta).Take(); }
-
-absl::StatusOr<layer::Affine> DecodeAffine(absl::string_view bytes) {
-  Reader reader(bytes);
-  layer::Affine affine;
-  reader.ReadList(&affine.gamma);
-  reader.ReadList(&affine.beta);
-  return Finished(reader, "gamma and beta", std::move(affine));
-}
-
-std::string Encode(const layer::OptimizerState& optimizer) {
-  return Writer()
-      .AddEnum(optimizer.kind)
-      .Add(optimizer.num_steps)
-      .AddList(optimizer.gamma_momentum)
-      .AddList(optimizer.beta_momentum)
-      .AddList(optimizer.gamma_second_moment)
-      .AddList(optimizer.beta_second_moment)
-      .Take();
-}
-
-absl::StatusOr<layer::OptimizerState> DecodeOptimizer(absl::string_view bytes) {
-  Reader reader(bytes);
-  layer::OptimizerState optimizer;
-  reader.ReadEnum(layer::OptimizerState::Kind::kAdam, &optimizer.kind);
-  reader.Read(&optimizer.num_steps);
-  reader.ReadList(&optimizer.gamma_momentum);
-  reader.ReadList(&optimizer.beta_momentum);
-  reader.ReadList(&optimizer.gamma_second_moment);
-  reader.ReadList(&optimizer.beta_second_moment);
-  return Finished(reader, "optimizer state", std::move(optimizer));
-}
-
-std::string Encode(const layer::Contributors& contributors) {
+std::string EncodeSettings(const layer::LayerSnapshot& snapshot) {
   Writer writer;
-  writer.Add(static_cast<int64_t>(contributors.size()));
-  contributors.ForEach([&](absl::string_view name, int64_t sequence) { writer.AddText(name).Add(sequence); });
+  VisitSettings(writer, snapshot);
   return writer.Take();
 }
 
-absl::StatusOr<layer::Contributors> DecodeContributors(absl::string_view bytes) {
-  Reader reader(bytes);
-  int64_t size = 0;
-  reader.Read(&size);
-  std::vector<std::pair<std::string, int64_t>> entries;
-  for (int64_t i = 0; i < size && reader.ok(); ++i) {
-    std::pair<std::string, int64_t>& entry = entries.emplace_back();
-    reader.ReadText(&entry.first);
-    reader.Read(&entry.second);
-  }
-  return Finished(reader, "contributors", layer::Contributors::FromSorted(std::move(entries)));
+std::string EncodeVersion(const layer::LayerSnapshot& snapshot) {
+  Writer writer;
+  VisitVersion(writer, snapshot);
+  return writer.Take();
 }
 
-std::string Encode(const layer::LayerSnapshot& snapshot) {
-  return Writer()
-      .AddText(snapshot.name)
-      .AddText(snapshot.uid)
-      .AddText(snapshot.preset)
-      .AddText(snapshot.affine_group)
-      .AddText(snapshot.content_hash)
-      .Add(snapshot.version)
-      .Add(snapshot.config_version)
-      .Add(absl::ToUnixNanos(snapshot.create_time))
-      .Add(absl::ToUnixNanos(snapshot.update_time))
-      .AddText(Encode(*snapshot.config))
-      .AddText(Encode(*snapshot.statistics))
-      .AddText(Encode(*snapshot.affine))
-      .AddText(Encode(*snapshot.optimizer))
-      .AddText(Encode(*snapshot.contributors))
-      .Take();
+std::string EncodeParameters(const layer::LayerSnapshot& snapshot) {
+  Writer writer;
+  VisitParameters(writer, snapshot);
+  return writer.Take();
+}
+
+std::string EncodeLayer(const layer::LayerSnapshot& snapshot) {
+  Writer writer;
+  VisitLayer(writer, snapshot);
+  return writer.Take();
+}
+
+std::string EncodeRequest(const RequestRecord& record) {
+  Writer writer;
+  VisitRequest(writer, record);
+  return writer.Take();
+}
+
+std::string EncodeGone(const GoneLayer& gone) {
+  Writer writer;
+  VisitGone(writer, gone);
+  return writer.Take();
+}
+
+std::string EncodeInfo(const SnapshotInfo& info) {
+  Writer writer;
+  VisitInfo(writer, info);
+  return writer.Take();
+}
+
+int64_t ContributorChecksum(absl::string_view name, int64_t sequence) {
+  Writer writer;
+  writer(std::string(name));
+  writer(sequence);
+  const std::string bytes = writer.Take();
+  return static_cast<int64_t>(Checksum(bytes));
+}
+
+absl::Status DecodeSettings(absl::string_view bytes, layer::LayerSnapshot* snapshot) {
+  Reader reader(bytes);
+  VisitSettings(reader, *snapshot);
+  return reader.Finish("record of settings");
+}
+
+absl::Status DecodeVersion(absl::string_view bytes, layer::LayerSnapshot* snapshot) {
+  Reader reader(bytes);
+  VisitVersion(reader, *snapshot);
+  return reader.Finish("record of statistics");
+}
+
+absl::Status DecodeParameters(absl::string_view bytes, layer::LayerSnapshot* snapshot) {
+  Reader reader(bytes);
+  VisitParameters(reader, *snapshot);
+  return reader.Finish("record of gamma and beta");
 }
 
 absl::StatusOr<std::shared_ptr<const layer::LayerSnapshot>> DecodeLayer(absl::string_view bytes) {
   Reader reader(bytes);
   auto snapshot = std::make_shared<layer::LayerSnapshot>();
-  int64_t create_time = 0;
-  int64_t update_time = 0;
-  reader.ReadText(&snapshot->name);
-  reader.ReadText(&snapshot->uid);
-  reader.ReadText(&snapshot->preset);
-  reader.ReadText(&snapshot->affine_group);
-  reader.ReadText(&snapshot->content_hash);
-  reader.Read(&snapshot->version);
-  reader.Read(&snapshot->config_version);
-  reader.Read(&create_time);
-  reader.Read(&update_time);
-  reader.ReadPart(&DecodeConfig, &snapshot->config);
-  reader.ReadPart(&DecodeStatistics, &snapshot->statistics);
-  reader.ReadPart(&DecodeAffine, &snapshot->affine);
-  reader.ReadPart(&DecodeOptimizer, &snapshot->optimizer);
-  reader.ReadPart(&DecodeContributors, &snapshot->contributors);
-  if (absl::Status status = reader.Finish("layer"); !status.ok()) return status;
-  snapshot->create_time = absl::FromUnixNanos(create_time);
-  snapshot->update_time = absl::FromUnixNanos(update_time);
+  VisitLayer(reader, *snapshot);
+  if (absl::Status status = reader.Finish("layer of a snapshot"); !status.ok()) return status;
   if (absl::Status status = CheckLayer(*snapshot); !status.ok()) return status;
   return snapshot;
+}
+
+absl::StatusOr<RequestRecord> DecodeRequest(absl::string_view bytes) {
+  Reader reader(bytes);
+  RequestRecord record;
+  VisitRequest(reader, record);
+  if (absl::Status status = reader.Finish("record of a request"); !status.ok()) return status;
+  return record;
+}
+
+absl::StatusOr<GoneLayer> DecodeGone(absl::string_view bytes) {
+  Reader reader(bytes);
+  GoneLayer gone;
+  VisitGone(reader, gone);
+  if (absl::Status status = reader.Finish("record of a deleted layer"); !status.ok()) return status;
+  return gone;
+}
+
+absl::StatusOr<SnapshotInfo> DecodeInfo(absl::string_view bytes) {
+  Reader reader(bytes);
+  SnapshotInfo info;
+  VisitInfo(reader, info);
+  if (absl::Status status = reader.Finish("record of a snapshot"); !status.ok()) return status;
+  return info;
 }
 
 absl::Status CheckLayer(const layer::LayerSnapshot& snapshot) {

@@ -1,34 +1,43 @@
 #ifndef NORMD_SERVER_STORE_SQLITE_RECORD_FORMAT_H_
 #define NORMD_SERVER_STORE_SQLITE_RECORD_FORMAT_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
-#include "server/layer/layer_config.h"
 #include "server/layer/layer_state.h"
+#include "server/store/state_store.h"
 
-// The parts of a layer as bytes in a column. Little-endian: numbers of 8 bytes, and lists of them behind their length.
-// A part that grows gets its fields at the end, so that records of an older schema can be told by their length; what
-// else changes is a new schema version (sqlite_store.cc).
+// What is stored, as bytes in a column. Little-endian: numbers of 8 bytes, lists and texts behind their length, and at
+// the end a checksum of all of it, which finds every change within one word of 8 bytes and all but one in 2^64 others.
+// Another form is a new schema version (sqlite_store.cc).
 namespace normd::store {
 
-std::string Encode(const layer::LayerConfig& config);
-std::string Encode(const layer::Statistics& statistics);
-std::string Encode(const layer::Affine& affine);
-std::string Encode(const layer::OptimizerState& optimizer);
-std::string Encode(const layer::Contributors& contributors);
-// A whole layer.
-std::string Encode(const layer::LayerSnapshot& snapshot);
+// The parts of a layer by what changes them. Settings: also its names and times.
+std::string EncodeSettings(const layer::LayerSnapshot& snapshot);
+// Statistics, version and content hash.
+std::string EncodeVersion(const layer::LayerSnapshot& snapshot);
+// Gamma, beta and the optimizer's state.
+std::string EncodeParameters(const layer::LayerSnapshot& snapshot);
+// All of that, and the contributors.
+std::string EncodeLayer(const layer::LayerSnapshot& snapshot);
+std::string EncodeRequest(const RequestRecord& record);
+std::string EncodeGone(const GoneLayer& gone);
+std::string EncodeInfo(const SnapshotInfo& info);
+// Of a contributor, which stands in columns.
+int64_t ContributorChecksum(absl::string_view name, int64_t sequence);
 
-// DATA_LOSS: the bytes are no such record.
-absl::StatusOr<layer::LayerConfig> DecodeConfig(absl::string_view bytes);
-absl::StatusOr<layer::Statistics> DecodeStatistics(absl::string_view bytes);
-absl::StatusOr<layer::Affine> DecodeAffine(absl::string_view bytes);
-absl::StatusOr<layer::OptimizerState> DecodeOptimizer(absl::string_view bytes);
-absl::StatusOr<layer::Contributors> DecodeContributors(absl::string_view bytes);
+// DATA_LOSS: the bytes are no such record, or damaged.
+absl::Status DecodeSettings(absl::string_view bytes, layer::LayerSnapshot* snapshot);
+absl::Status DecodeVersion(absl::string_view bytes, layer::LayerSnapshot* snapshot);
+absl::Status DecodeParameters(absl::string_view bytes, layer::LayerSnapshot* snapshot);
 absl::StatusOr<std::shared_ptr<const layer::LayerSnapshot>> DecodeLayer(absl::string_view bytes);
+absl::StatusOr<RequestRecord> DecodeRequest(absl::string_view bytes);
+absl::StatusOr<GoneLayer> DecodeGone(absl::string_view bytes);
+absl::StatusOr<SnapshotInfo> DecodeInfo(absl::string_view bytes);
 
 // DATA_LOSS: the parts of the layer do not go together, or its content hash is not that of its state.
 absl::Status CheckLayer(const layer::LayerSnapshot& snapshot);

@@ -10,27 +10,23 @@ namespace normd::store {
 
 absl::Status SnapshotTables::Prepare(Database* database) {
   return database->PrepareAll({
-      {&put_, "INSERT INTO snapshots (name, layer, prefix, num_layers, create_time) VALUES (?, ?, ?, ?, ?)"},
+      {&put_, "INSERT INTO snapshots (name, bytes) VALUES (?, ?)"},
       {&put_layer_, "INSERT INTO snapshot_layers (snapshot, name, bytes) VALUES (?, ?, ?)"},
       {&remove_, "DELETE FROM snapshots WHERE name = ?"},
       {&remove_layers_, "DELETE FROM snapshot_layers WHERE snapshot = ?"},
-      {&list_, "SELECT name, layer, prefix, num_layers, create_time FROM snapshots ORDER BY name"},
-      {&find_, "SELECT num_layers FROM snapshots WHERE name = ?"},
+      {&list_, "SELECT bytes FROM snapshots ORDER BY name"},
+      {&find_, "SELECT bytes FROM snapshots WHERE name = ?"},
       {&read_, "SELECT bytes FROM snapshot_layers WHERE snapshot = ? ORDER BY name"},
   });
 }
 
 absl::Status SnapshotTables::Put(const NamedSnapshot& snapshot) {
   const SnapshotInfo& info = snapshot.info;
-  absl::Status status = put_.BindText(0, info.name)
-                            .BindText(1, info.layer)
-                            .BindText(2, info.prefix)
-                            .Bind(3, info.num_layers)
-                            .Bind(4, absl::ToUnixNanos(info.create_time))
-                            .Run();
+  const std::string record = EncodeInfo(info);
+  absl::Status status = put_.BindText(0, info.name).BindBlob(1, record).Run();
   for (const StateStore::SnapshotPtr& layer : snapshot.layers) {
     if (!status.ok()) return status;
-    const std::string bytes = Encode(*layer);
+    const std::string bytes = EncodeLayer(*layer);
     status = put_layer_.BindText(0, info.name).BindText(1, layer->name).BindBlob(2, bytes).Run();
   }
   return status;
@@ -45,23 +41,24 @@ absl::StatusOr<std::vector<SnapshotInfo>> SnapshotTables::List() {
   std::vector<SnapshotInfo> infos;
   while (true) {
     absl::StatusOr<bool> row = list_.Step();
-    if (!row.ok() || !*row) list_.Reset();
+    absl::StatusOr<SnapshotInfo> info = SnapshotInfo();
+    if (row.ok() && *row) info = DecodeInfo(list_.Bytes(0));
+    if (!row.ok() || !*row || !info.ok()) list_.Reset();
     if (!row.ok()) return row.status();
+    if (!info.ok()) return info.status();
     if (!*row) return infos;
-    infos.push_back({.name = list_.Text(0),
-                     .layer = list_.Text(1),
-                     .prefix = list_.Text(2),
-                     .num_layers = list_.Int(3),
-                     .create_time = absl::FromUnixNanos(list_.Int(4))});
+    infos.push_back(*std::move(info));
   }
 }
 
 absl::Status SnapshotTables::Read(const std::string& name,
                                   absl::FunctionRef<absl::Status(StateStore::SnapshotPtr)> layer) {
   absl::StatusOr<bool> found = find_.BindText(0, name).Step();
-  const int64_t expected = found.ok() && *found ? find_.Int(0) : 0;
+  absl::StatusOr<SnapshotInfo> info = SnapshotInfo();
+  if (found.ok() && *found) info = DecodeInfo(find_.Bytes(0));
   find_.Reset();
   if (!found.ok()) return found.status();
+  if (!info.ok()) return info.status();
   if (!*found) return absl::NotFoundError(absl::StrCat("snapshot '", name, "' does not exist"));
   read_.BindText(0, name);
   absl::Status status;
@@ -76,8 +73,9 @@ absl::Status SnapshotTables::Read(const std::string& name,
     ++count;
   }
   read_.Reset();
-  if (status.ok() && count != expected) {
-    return absl::DataLossError(absl::StrCat("snapshot '", name, "' has ", count, " of its ", expected, " layers"));
+  if (status.ok() && count != info->num_layers) {
+    return absl::DataLossError(
+        absl::StrCat("snapshot '", name, "' has ", count, " of its ", info->num_layers, " layers"));
   }
   return status;
 }

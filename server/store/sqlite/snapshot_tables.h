@@ -18,9 +18,7 @@ class SnapshotTables {
  public:
   // Part of the schema (sqlite_store.cc).
   static constexpr const char* kSchema = R"sql(
-    CREATE TABLE snapshots (
-      name TEXT PRIMARY KEY, layer TEXT NOT NULL, prefix TEXT NOT NULL, num_layers INTEGER NOT NULL,
-      create_time INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE snapshots (name TEXT PRIMARY KEY, bytes BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE snapshot_layers (
       snapshot TEXT NOT NULL, name TEXT NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (snapshot, name)) WITHOUT ROWID;
   )sql";

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "server/layer/content_hash.h"
 #include "server/layer/layer_error.h"
@@ -20,22 +21,14 @@ constexpr int64_t kApplicationId = 0x6e6f726d;
 // should change one page.
 const std::string kMigrations[] = {absl::StrCat(R"sql(
   CREATE TABLE layers (
-    id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, preset TEXT NOT NULL,
-    create_time INTEGER NOT NULL, config_version INTEGER NOT NULL, config BLOB NOT NULL);
-  CREATE TABLE statistics (
-    layer_id INTEGER PRIMARY KEY, version INTEGER NOT NULL, update_time INTEGER NOT NULL, content_hash TEXT NOT NULL,
-    bytes BLOB NOT NULL);
-  CREATE TABLE parameters (
-    layer_id INTEGER PRIMARY KEY, affine BLOB NOT NULL, optimizer BLOB NOT NULL, affine_group TEXT NOT NULL);
+    id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, settings BLOB NOT NULL);
+  CREATE TABLE statistics (layer_id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
+  CREATE TABLE parameters (layer_id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
   CREATE TABLE contributors (
-    layer_id INTEGER NOT NULL, name BLOB NOT NULL, sequence INTEGER NOT NULL,
+    layer_id INTEGER NOT NULL, name BLOB NOT NULL, sequence INTEGER NOT NULL, checksum INTEGER NOT NULL,
     PRIMARY KEY (layer_id, name)) WITHOUT ROWID;
-  CREATE TABLE requests (
-    key INTEGER PRIMARY KEY, request_id BLOB NOT NULL, time INTEGER NOT NULL, fingerprint INTEGER NOT NULL,
-    version INTEGER NOT NULL, content_hash TEXT NOT NULL, num_batches_tracked INTEGER NOT NULL, uid TEXT NOT NULL);
-  CREATE TABLE gone_layers (
-    id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, version INTEGER NOT NULL, time INTEGER NOT NULL,
-    contributors BLOB NOT NULL);
+  CREATE TABLE requests (key INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
+  CREATE TABLE gone_layers (id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, bytes BLOB NOT NULL);
 )sql",
                                                 SnapshotTables::kSchema)};
 constexpr auto kSchemaVersion = static_cast<int64_t>(std::size(kMigrations));
@@ -55,14 +48,14 @@ constexpr int kCheckpointPages = 1024;
 
 // Of a row of kSelectLayers, from its second column on.
 constexpr absl::string_view kSelectLayers =
-    "SELECT id, uid, name, preset, create_time, config_version, config, version, update_time, content_hash, "
-    "bytes, affine, optimizer, affine_group FROM layers JOIN statistics ON statistics.layer_id = id "
+    "SELECT id, uid, name, settings, statistics.bytes, parameters.bytes FROM layers "
+    "JOIN statistics ON statistics.layer_id = id "
     "JOIN parameters ON parameters.layer_id = id ORDER BY name";
 
 // Of all layers, by row.
 absl::StatusOr<absl::flat_hash_map<int64_t, layer::Contributors>> ReadContributors(Database* database) {
   absl::StatusOr<Statement> rows =
-      database->Prepare("SELECT layer_id, name, sequence FROM contributors ORDER BY layer_id, name");
+      database->Prepare("SELECT layer_id, name, sequence, checksum FROM contributors ORDER BY layer_id, name");
   if (!rows.ok()) return rows.status();
   absl::flat_hash_map<int64_t, layer::Contributors> result;
   std::vector<std::pair<std::string, int64_t>> entries;
@@ -76,51 +69,26 @@ absl::StatusOr<absl::flat_hash_map<int64_t, layer::Contributors>> ReadContributo
     if (!*row || rows->Int(0) != layer) finish();
     if (!*row) return result;
     layer = rows->Int(0);
+    if (ContributorChecksum(rows->Bytes(1), rows->Int(2)) != rows->Int(3)) {
+      return absl::DataLossError("the stored record of a contributor is damaged");
+    }
     entries.emplace_back(rows->Text(1), rows->Int(2));
   }
 }
 
 absl::StatusOr<StateStore::SnapshotPtr> ReadLayer(const Statement& row, layer::Contributors contributors) {
   auto snapshot = std::make_shared<layer::LayerSnapshot>();
-  snapshot->uid = row.Text(1);
-  snapshot->name = row.Text(2);
-  snapshot->preset = row.Text(3);
-  snapshot->create_time = absl::FromUnixNanos(row.Int(4));
-  snapshot->config_version = row.Int(5);
-  absl::StatusOr<layer::LayerConfig> config = DecodeConfig(row.Bytes(6));
-  if (!config.ok()) return layer::ForLayer(snapshot->name, config.status());
-  snapshot->version = row.Int(7);
-  snapshot->update_time = absl::FromUnixNanos(row.Int(8));
-  snapshot->content_hash = row.Text(9);
-  absl::StatusOr<layer::Statistics> statistics = DecodeStatistics(row.Bytes(10));
-  if (!statistics.ok()) return layer::ForLayer(snapshot->name, statistics.status());
-  absl::StatusOr<layer::Affine> affine = DecodeAffine(row.Bytes(11));
-  if (!affine.ok()) return layer::ForLayer(snapshot->name, affine.status());
-  absl::StatusOr<layer::OptimizerState> optimizer = DecodeOptimizer(row.Bytes(12));
-  if (!optimizer.ok()) return layer::ForLayer(snapshot->name, optimizer.status());
-  snapshot->config = std::make_shared<layer::LayerConfig>(*std::move(config));
-  snapshot->statistics = std::make_shared<layer::Statistics>(*std::move(statistics));
-  snapshot->affine = std::make_shared<layer::Affine>(*std::move(affine));
-  snapshot->optimizer = std::make_shared<layer::OptimizerState>(*std::move(optimizer));
-  snapshot->affine_group = row.Text(13);
+  absl::Status status = DecodeSettings(row.Bytes(3), snapshot.get());
+  if (status.ok()) status = DecodeVersion(row.Bytes(4), snapshot.get());
+  if (status.ok()) status = DecodeParameters(row.Bytes(5), snapshot.get());
+  if (status.ok() && (snapshot->uid != row.Bytes(1) || snapshot->name != row.Bytes(2))) {
+    status = absl::DataLossError("the stored record of settings is another layer's");
+  }
+  if (!status.ok()) return layer::ForLayer(row.Text(2), status);
   snapshot->contributors = std::make_shared<layer::Contributors>(std::move(contributors));
-
-  if (absl::Status status = CheckLayer(*snapshot); !status.ok()) return status;
+  status = CheckLayer(*snapshot);
+  if (!status.ok()) return status;
   return snapshot;
-}
-
-RequestRecord ReadRequest(const Statement& row, std::string layer_uid) {
-  RequestRecord record;
-  record.layer_uid = std::move(layer_uid);
-  record.sequence = row.Int(0) & RequestKey(1, -1);
-  record.request_id = row.Text(1);
-  record.time = absl::FromUnixNanos(row.Int(2));
-  record.outcome.fingerprint = static_cast<uint64_t>(row.Int(3));
-  record.outcome.version = row.Int(4);
-  record.outcome.content_hash = row.Text(5);
-  record.outcome.num_batches_tracked = row.Int(6);
-  record.outcome.uid = row.Text(7);
-  return record;
 }
 
 }  // namespace
@@ -169,24 +137,19 @@ absl::Status SqliteStore::PrepareStatements() {
   absl::Status status = database_->PrepareAll({
       {&begin_, "BEGIN IMMEDIATE"},
       {&commit_, "COMMIT"},
-      {&insert_layer_,
-       "INSERT INTO layers (id, uid, name, preset, create_time, config_version, config) VALUES (?, ?, ?, ?, ?, ?, ?)"},
-      {&update_layer_, "UPDATE layers SET preset = ?, config_version = ?, config = ? WHERE id = ?"},
-      {&put_statistics_,
-       "INSERT OR REPLACE INTO statistics (layer_id, version, update_time, content_hash, bytes) "
-       "VALUES (?, ?, ?, ?, ?)"},
-      {&put_parameters_,
-       "INSERT OR REPLACE INTO parameters (layer_id, affine, optimizer, affine_group) VALUES (?, ?, ?, ?)"},
-      {&put_contributor_, "INSERT OR REPLACE INTO contributors (layer_id, name, sequence) VALUES (?, ?, ?)"},
+      {&insert_layer_, "INSERT INTO layers (id, uid, name, settings) VALUES (?, ?, ?, ?)"},
+      {&update_layer_, "UPDATE layers SET settings = ? WHERE id = ?"},
+      {&put_statistics_, "INSERT OR REPLACE INTO statistics (layer_id, bytes) VALUES (?, ?)"},
+      {&put_parameters_, "INSERT OR REPLACE INTO parameters (layer_id, bytes) VALUES (?, ?)"},
+      {&put_contributor_,
+       "INSERT OR REPLACE INTO contributors (layer_id, name, sequence, checksum) VALUES (?, ?, ?, ?)"},
       {&delete_contributors_, "DELETE FROM contributors WHERE layer_id = ?"},
       {&delete_layer_, "DELETE FROM layers WHERE id = ?"},
       {&delete_statistics_, "DELETE FROM statistics WHERE layer_id = ?"},
       {&delete_parameters_, "DELETE FROM parameters WHERE layer_id = ?"},
       {&delete_requests_, "DELETE FROM requests WHERE key BETWEEN ? AND ?"},
-      {&insert_request_,
-       "INSERT INTO requests (key, request_id, time, fingerprint, version, content_hash, num_batches_tracked, uid) "
-       "VALUES (?, ?, ?, ?, ?, ?, ?, ?)"},
-      {&insert_gone_, "INSERT INTO gone_layers (id, uid, version, time, contributors) VALUES (?, ?, ?, ?, ?)"},
+      {&insert_request_, "INSERT INTO requests (key, bytes) VALUES (?, ?)"},
+      {&insert_gone_, "INSERT INTO gone_layers (id, uid, bytes) VALUES (?, ?, ?)"},
       {&delete_gone_, "DELETE FROM gone_layers WHERE id = ?"},
   });
   return status.ok() ? snapshots_.Prepare(database_.get()) : status;
@@ -246,35 +209,36 @@ absl::Status SqliteStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> laye
   }
   for (const auto& [uid, row] : rows_) next_row_ = std::max(next_row_, row + 1);
 
-  absl::StatusOr<Statement> requests = database_->Prepare(
-      "SELECT key, request_id, time, fingerprint, version, content_hash, num_batches_tracked, uid FROM requests "
-      "ORDER BY key");
+  absl::StatusOr<Statement> requests = database_->Prepare("SELECT key, bytes FROM requests ORDER BY key");
   if (!requests.ok()) return requests.status();
   while (true) {
     absl::StatusOr<bool> row = requests->Step();
     if (!row.ok()) return row.status();
     if (!*row) return absl::OkStatus();
+    absl::StatusOr<RequestRecord> record = DecodeRequest(requests->Bytes(1));
+    if (!record.ok()) return record.status();
     const auto uid = uids.find(requests->Int(0) >> kSequenceBits);
-    RequestRecord record = ReadRequest(*requests, uid == uids.end() ? "" : uid->second);
-    if (absl::Status status = request(std::move(record)); !status.ok()) return status;
+    const std::string owner = uid == uids.end() ? "" : uid->second;
+    if (record->layer_uid != owner ||
+        RequestKey(requests->Int(0) >> kSequenceBits, record->sequence) != requests->Int(0)) {
+      return absl::DataLossError(absl::StrCat("state store ", options_.path, ": the record of request_id '",
+                                              absl::CHexEscape(record->request_id), "' stands in the wrong place"));
+    }
+    if (absl::Status status = request(*std::move(record)); !status.ok()) return status;
   }
 }
 
 absl::StatusOr<std::vector<GoneLayer>> SqliteStore::ListGone() {
-  absl::StatusOr<Statement> rows =
-      database_->Prepare("SELECT uid, version, time, contributors FROM gone_layers ORDER BY id");
+  absl::StatusOr<Statement> rows = database_->Prepare("SELECT bytes FROM gone_layers ORDER BY id");
   if (!rows.ok()) return rows.status();
   std::vector<GoneLayer> gone;
   while (true) {
     absl::StatusOr<bool> row = rows->Step();
     if (!row.ok()) return row.status();
     if (!*row) return gone;
-    absl::StatusOr<layer::Contributors> contributors = DecodeContributors(rows->Bytes(3));
-    if (!contributors.ok()) return contributors.status();
-    gone.push_back({.uid = rows->Text(0),
-                    .version = rows->Int(1),
-                    .contributors = std::make_shared<layer::Contributors>(*std::move(contributors)),
-                    .time = absl::FromUnixNanos(rows->Int(2))});
+    absl::StatusOr<GoneLayer> layer = DecodeGone(rows->Bytes(0));
+    if (!layer.ok()) return layer.status();
+    gone.push_back(*std::move(layer));
   }
 }
 
@@ -356,15 +320,9 @@ absl::Status SqliteStore::Put(const Update& update) {
     if (comes_back) {
       if (absl::Status status = delete_gone_.Bind(0, row).Run(); !status.ok()) return status;
     }
-    const std::string config = Encode(*snapshot.config);
-    absl::Status status = insert_layer_.Bind(0, row)
-                              .BindText(1, snapshot.uid)
-                              .BindText(2, snapshot.name)
-                              .BindText(3, snapshot.preset)
-                              .Bind(4, absl::ToUnixNanos(snapshot.create_time))
-                              .Bind(5, snapshot.config_version)
-                              .BindBlob(6, config)
-                              .Run();
+    const std::string settings = EncodeSettings(snapshot);
+    absl::Status status =
+        insert_layer_.Bind(0, row).BindText(1, snapshot.uid).BindText(2, snapshot.name).BindBlob(3, settings).Run();
     if (!status.ok()) return status;
     if (!comes_back) {
       if (free_rows_.empty()) {
@@ -379,34 +337,20 @@ absl::Status SqliteStore::Put(const Update& update) {
     row = found->second;
     if (before == nullptr || before->config != snapshot.config || before->config_version != snapshot.config_version ||
         before->preset != snapshot.preset) {
-      const std::string config = Encode(*snapshot.config);
-      absl::Status status = update_layer_.BindText(0, snapshot.preset)
-                                .Bind(1, snapshot.config_version)
-                                .BindBlob(2, config)
-                                .Bind(3, row)
-                                .Run();
+      const std::string settings = EncodeSettings(snapshot);
+      absl::Status status = update_layer_.BindBlob(0, settings).Bind(1, row).Run();
       if (!status.ok()) return status;
     }
   }
-  const std::string statistics = Encode(*snapshot.statistics);
-  absl::Status status = put_statistics_.Bind(0, row)
-                            .Bind(1, snapshot.version)
-                            .Bind(2, absl::ToUnixNanos(snapshot.update_time))
-                            .BindText(3, snapshot.content_hash)
-                            .BindBlob(4, statistics)
-                            .Run();
+  const std::string version = EncodeVersion(snapshot);
+  absl::Status status = put_statistics_.Bind(0, row).BindBlob(1, version).Run();
   if (!status.ok()) return status;
   status = PutContributors(row, *snapshot.contributors, before);
   if (!status.ok()) return status;
   if (before == nullptr || before->affine != snapshot.affine || before->optimizer != snapshot.optimizer ||
       before->affine_group != snapshot.affine_group) {
-    const std::string affine = Encode(*snapshot.affine);
-    const std::string optimizer = Encode(*snapshot.optimizer);
-    return put_parameters_.Bind(0, row)
-        .BindBlob(1, affine)
-        .BindBlob(2, optimizer)
-        .BindText(3, snapshot.affine_group)
-        .Run();
+    const std::string parameters = EncodeParameters(snapshot);
+    return put_parameters_.Bind(0, row).BindBlob(1, parameters).Run();
   }
   return absl::OkStatus();
 }
@@ -415,7 +359,12 @@ absl::Status SqliteStore::PutContributors(int64_t row, const layer::Contributors
                                           const layer::LayerSnapshot* before) {
   absl::Status status;
   const auto put = [&](absl::string_view name, int64_t sequence) {
-    if (status.ok()) status = put_contributor_.Bind(0, row).BindBlob(1, name).Bind(2, sequence).Run();
+    if (status.ok())
+      status = put_contributor_.Bind(0, row)
+                   .BindBlob(1, name)
+                   .Bind(2, sequence)
+                   .Bind(3, ContributorChecksum(name, sequence))
+                   .Run();
   };
   if (before == nullptr) {
     status = delete_contributors_.Bind(0, row).Run();
@@ -433,13 +382,8 @@ absl::Status SqliteStore::Remove(const GoneLayer& gone) {
   for (Statement* statement : {&delete_layer_, &delete_statistics_, &delete_parameters_, &delete_contributors_}) {
     if (absl::Status status = statement->Bind(0, *row).Run(); !status.ok()) return status;
   }
-  const std::string contributors = Encode(*gone.contributors);
-  return insert_gone_.Bind(0, *row)
-      .BindText(1, gone.uid)
-      .Bind(2, gone.version)
-      .Bind(3, absl::ToUnixNanos(gone.time))
-      .BindBlob(4, contributors)
-      .Run();
+  const std::string bytes = EncodeGone(gone);
+  return insert_gone_.Bind(0, *row).BindText(1, gone.uid).BindBlob(2, bytes).Run();
 }
 
 absl::Status SqliteStore::Forget(const std::string& uid) {
@@ -456,15 +400,8 @@ absl::Status SqliteStore::Record(const RequestRecord& request, int64_t forget_th
     absl::Status status = delete_requests_.Bind(0, RequestKey(*row, 0)).Bind(1, RequestKey(*row, forget_through)).Run();
     if (!status.ok()) return status;
   }
-  return insert_request_.Bind(0, RequestKey(*row, request.sequence))
-      .BindBlob(1, request.request_id)
-      .Bind(2, absl::ToUnixNanos(request.time))
-      .Bind(3, static_cast<int64_t>(request.outcome.fingerprint))
-      .Bind(4, request.outcome.version)
-      .BindText(5, request.outcome.content_hash)
-      .Bind(6, request.outcome.num_batches_tracked)
-      .BindText(7, request.outcome.uid)
-      .Run();
+  const std::string bytes = EncodeRequest(request);
+  return insert_request_.Bind(0, RequestKey(*row, request.sequence)).BindBlob(1, bytes).Run();
 }
 
 absl::StatusOr<int64_t> SqliteStore::RowOf(const std::string& uid) const {

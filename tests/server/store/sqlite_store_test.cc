@@ -115,15 +115,17 @@ class SqliteStoreTest : public ::testing::Test {
     return names;
   }
 
-  // Runs SQL on the closed store.
-  void Edit(const char* sql) {
+  // Runs SQL on the closed store; returns how many rows it changed.
+  int Edit(const char* sql) {
     store_.reset();
     sqlite3* database = nullptr;
-    ASSERT_EQ(sqlite3_open(options_.path.c_str(), &database), SQLITE_OK);
+    EXPECT_EQ(sqlite3_open(options_.path.c_str(), &database), SQLITE_OK);
     char* error = nullptr;
     EXPECT_EQ(sqlite3_exec(database, sql, nullptr, nullptr, &error), SQLITE_OK) << (error != nullptr ? error : "");
+    const int changes = sqlite3_changes(database);
     sqlite3_free(error);
     sqlite3_close(database);
+    return changes;
   }
 
   std::string folder_;
@@ -155,24 +157,71 @@ TEST_F(SqliteStoreTest, RefusesWhatIsNotItsOwn) {
   EXPECT_EQ(std::filesystem::file_size(options_.path), 10'000);
 }
 
-TEST_F(SqliteStoreTest, NoticesAChangedState) {
+// Each byte of every kind of record, once.
+TEST_F(SqliteStoreTest, NoticesAnyChangedByte) {
   Open();
-  ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1))}), IsOk());
-  // One byte of a mean, behind the count and the length.
-  Edit("UPDATE statistics SET bytes = CAST(substr(bytes, 1, 20) || x'17' || substr(bytes, 22) AS BLOB)");
+  Update remove;
+  remove.remove = GoneLayer{.uid = "uid-of-b",
+                            .version = 42,
+                            .contributors = SomeLayer("b", 1)->contributors,
+                            .time = absl::FromUnixNanos(7)};
+  Update snapshot;
+  auto named = std::make_shared<NamedSnapshot>();
+  named->info = {.name = "s", .layer = "", .prefix = "", .num_layers = 1, .create_time = absl::FromUnixNanos(8)};
+  named->layers = {SomeLayer("c", 3, 1)};
+  snapshot.put_snapshot = named;
+  ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1, 1)), Put(SomeLayer("b", 2, 1)), tests::Request("uid-of-a", 1, "r"),
+                             tests::Request("", 1, "made"), remove, snapshot}),
+              IsOk());
+  const auto load = [&]() -> absl::Status {
+    if (absl::Status status = Names().status(); !status.ok()) return status;
+    if (absl::Status status = store_->ListGone().status(); !status.ok()) return status;
+    if (absl::Status status = store_->ListSnapshots().status(); !status.ok()) return status;
+    return store_->ReadSnapshot("s", [](const auto&) { return absl::OkStatus(); });
+  };
   Open();
-  EXPECT_THAT(Names(), StatusIs(StatusCode::kDataLoss, "layer 'a': the stored state has the content hash"));
+  ASSERT_THAT(load(), IsOk());
+  store_.reset();
+  const std::string good = folder_ + "/good.db";
+  std::filesystem::copy_file(options_.path, good);
+  const std::pair<const char*, const char*> columns[] = {
+      {"layers", "settings"},   {"statistics", "bytes"}, {"parameters", "bytes"},      {"requests", "bytes"},
+      {"gone_layers", "bytes"}, {"snapshots", "bytes"},  {"snapshot_layers", "bytes"}, {"contributors", "name"}};
+  int changes = 0;
+  for (const auto& [table, column] : columns) {
+    for (int byte = 1; byte < 2000; byte += 3) {
+      std::filesystem::copy_file(good, options_.path, std::filesystem::copy_options::overwrite_existing);
+      // In one row, a byte and its neighbours; behind the end nothing.
+      const std::string sql = absl::StrCat("UPDATE ", table, " SET ", column, " = CAST(substr(", column, ", 1, ",
+                                           byte - 1, ") || CASE hex(substr(", column, ", ", byte,
+                                           ", 1)) WHEN '40' THEN x'41' ELSE x'40' END || substr(", column, ", ",
+                                           byte + 1, ") AS BLOB) WHERE length(CAST(", column, " AS BLOB)) >= ", byte,
+                                           " AND ", column, " = (SELECT max(", column, ") FROM ", table, ")");
+      if (Edit(sql.c_str()) == 0) break;
+      Open();
+      EXPECT_THAT(load(), StatusIs(StatusCode::kDataLoss)) << table << " byte " << byte;
+      store_.reset();
+      ++changes;
+    }
+  }
+  EXPECT_GT(changes, 300);
 }
 
-TEST_F(SqliteStoreTest, NoticesATruncatedRecord) {
-  for (const char* sql : {"UPDATE statistics SET bytes = substr(bytes, 1, 30)", "UPDATE layers SET config = x''",
-                          "UPDATE parameters SET affine = affine || x'00'", "DELETE FROM parameters"}) {
+TEST_F(SqliteStoreTest, NoticesRecordsInTheWrongPlace) {
+  for (const char* sql :
+       {"UPDATE statistics SET bytes = (SELECT bytes FROM statistics WHERE layer_id = 2) WHERE layer_id = 1",
+        "UPDATE layers SET settings = (SELECT settings FROM layers WHERE id = 2) WHERE id = 1",
+        "UPDATE layers SET name = 'z' WHERE id = 1", "UPDATE layers SET uid = 'z' WHERE id = 1",
+        "UPDATE requests SET key = key + 1", "UPDATE requests SET key = key + (1 << 40)",
+        "UPDATE contributors SET sequence = sequence + 1", "UPDATE statistics SET bytes = substr(bytes, 1, 32)",
+        "UPDATE layers SET settings = x''", "UPDATE parameters SET bytes = bytes || x'00'", "DELETE FROM parameters"}) {
     SCOPED_TRACE(sql);
     Open();
-    ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1))}), IsOk());
+    ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1)), Put(SomeLayer("b", 2)), tests::Request("uid-of-a", 1, "r")}),
+                IsOk());
     Edit(sql);
     Open();
-    EXPECT_THAT(Names(), StatusIs(StatusCode::kDataLoss, "stored"));
+    EXPECT_THAT(Names(), StatusIs(StatusCode::kDataLoss));
     store_.reset();
     std::filesystem::remove(options_.path);
   }
