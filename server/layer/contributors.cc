@@ -1,6 +1,8 @@
 #include "server/layer/contributors.h"
 
 #include <algorithm>
+#include <functional>
+#include <map>
 #include <utility>
 
 #include "absl/strings/escaping.h"
@@ -52,6 +54,17 @@ Contributors Contributors::FromSorted(std::vector<std::pair<std::string, int64_t
   }
   contributors.names_ = std::make_shared<const Names>(std::move(names));
   return contributors;
+}
+
+Contributors Contributors::Union(const Contributors& a, const Contributors& b) {
+  std::map<std::string, int64_t, std::less<>> latest;
+  const auto add = [&](absl::string_view name, int64_t sequence) {
+    int64_t& known = latest[std::string(name)];
+    known = std::max(known, sequence);
+  };
+  a.ForEach(add);
+  b.ForEach(add);
+  return FromSorted({latest.begin(), latest.end()});
 }
 
 bool operator==(const Contributors& a, const Contributors& b) {

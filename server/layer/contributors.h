@@ -31,6 +31,9 @@ class Contributors {
   // Of pairs in the order of their names, each once.
   static Contributors FromSorted(std::vector<std::pair<std::string, int64_t>> entries);
 
+  // Of each contributor to one of the two the later number.
+  static Contributors Union(const Contributors& a, const Contributors& b);
+
   std::size_t size() const { return sequences_.size(); }
 
   // Calls visit(name, sequence) in the order of the names.

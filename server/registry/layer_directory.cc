@@ -139,9 +139,10 @@ absl::StatusOr<LayerDirectory::LifecycleResult> LayerDirectory::Change(
           changes->push_back({nullptr, {.remove = GoneNow(*entry->Snapshot())}});
         }
         changes->insert(changes->end(), change.changed.begin(), change.changed.end());
-        for (const Made& made : change.made) {
+        for (Made& made : change.made) {
           changes->push_back({nullptr, {.put = made.first}});
-          if (retired_.contains(made.first->uid)) continue;
+          const auto retired = retired_.find(made.first->uid);
+          if (retired != retired_.end()) made.requests = retired->second.requests->Unknown(made.requests);
           for (const store::RequestRecord& request : made.requests) changes->push_back({nullptr, {.request = request}});
         }
         ForgetRetired(changes, &forgotten);
@@ -213,8 +214,8 @@ void LayerDirectory::TakeOver(const LifecycleChange& change) {
       retired_.erase(retired);
     } else {
       requests = NewLog();
-      for (const store::RequestRecord& record : made.requests) requests->Restore(record);
     }
+    for (const store::RequestRecord& record : made.requests) requests->Restore(record);
     auto entry = std::make_shared<LayerEntry>(made.first, std::move(requests), context_);
     groups_.Join(made.first->affine_group, entry);
     {

@@ -58,7 +58,7 @@ class LayerDirectory {
   // A layer that comes.
   struct Made {
     SnapshotPtr first;
-    // Requests that it remembers from before, by sequence, if the directory knows none of its uid.
+    // Requests that it remembers from before, by sequence, besides those that the directory knows of its uid.
     std::vector<store::RequestRecord> requests;
   };
   struct LifecycleChange {

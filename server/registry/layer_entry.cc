@@ -142,6 +142,11 @@ absl::StatusOr<LayerEntry::Plan> LayerEntry::PrepareAlone(
   return plan;
 }
 
+std::vector<store::RequestRecord> LayerEntry::UnknownRequests(const std::vector<store::RequestRecord>& records) {
+  const base::MutexLock commit_lock(&commit_mutex_);
+  return requests_->Unknown(records);
+}
+
 void LayerEntry::Adopt(const store::Update& update) {
   const base::MutexLock commit_lock(&commit_mutex_);
   requests_->Record(update);

@@ -6,6 +6,7 @@
 #include <deque>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
@@ -89,6 +90,8 @@ class LayerEntry : public std::enable_shared_from_this<LayerEntry> {
   // For ChangeTogether, while no change is under way: the first half of Commit.
   absl::StatusOr<Plan> PrepareAlone(absl::string_view request_id, uint64_t fingerprint,
                                     absl::FunctionRef<absl::Status(layer::LayerSnapshot&)> change);
+  // The same: see RequestLog::Unknown. Each goes into a change of its own.
+  std::vector<store::RequestRecord> UnknownRequests(const std::vector<store::RequestRecord>& records);
   // The same: `update`, of PrepareAlone, is stored.
   void Adopt(const store::Update& update);
   // Ends the layer if `check` agrees with its newest version: every later Commit fails. Waits for one that is under

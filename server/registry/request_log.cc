@@ -50,6 +50,16 @@ void RequestLog::Restore(const store::RequestRecord& record) {
   Add(record, clock_->Elapsed() - age);
 }
 
+std::vector<store::RequestRecord> RequestLog::Unknown(const std::vector<store::RequestRecord>& records) const {
+  std::vector<store::RequestRecord> unknown;
+  for (const store::RequestRecord& record : records) {
+    if (outcomes_.contains(record.request_id)) continue;
+    unknown.push_back(record);
+    unknown.back().sequence = next_sequence_ + static_cast<int64_t>(unknown.size()) - 1;
+  }
+  return unknown;
+}
+
 void RequestLog::Add(const store::RequestRecord& record, absl::Duration time) {
   next_sequence_ = record.sequence + 1;
   const auto [node, added] = outcomes_.emplace(record.request_id, record.outcome);

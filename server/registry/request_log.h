@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <string>
+#include <vector>
 
 #include "absl/container/node_hash_map.h"
 #include "absl/status/statusor.h"
@@ -54,6 +55,9 @@ class RequestLog {
   // Remembers what the store remembers, in the order of the sequence. It is as old as the wall clock says, and new if
   // its time has not come yet.
   void Restore(const store::RequestRecord& record);
+
+  // Of the records of this layer from elsewhere those that are not remembered, numbered to be recorded here.
+  std::vector<store::RequestRecord> Unknown(const std::vector<store::RequestRecord>& records) const;
 
   std::size_t size() const { return order_.size(); }
 

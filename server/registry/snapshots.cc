@@ -232,74 +232,43 @@ absl::Status Snapshots::Plan(const Stored& stored, const RestoreSelection& selec
     return absl::NotFoundError(absl::StrCat(subject, "does not hold ", Selected(selection.layer, selection.prefix)));
   }
   const bool renames = selection.new_name.has_value();
-  const absl::Time now = directory_->Now();
   NewGroups new_groups;
   for (const SnapshotPtr& layer : stored.layers) new_groups.Count(layer->affine_group);
   absl::flat_hash_map<std::string, std::vector<store::RequestRecord>> requests;
-  for (const store::RequestRecord& record : stored.requests) requests[record.layer_uid].push_back(record);
+  // Under other names they are other layers', and may be of one that is here.
+  for (const store::RequestRecord& record : stored.requests) {
+    if (!renames) requests[record.layer_uid].push_back(record);
+  }
 
   // New versions of layers, whose groups have to follow.
   std::vector<SnapshotPtr> restored;
   absl::flat_hash_set<std::string> uids;
   int64_t num_layers = registry_->size();
   for (const SnapshotPtr& layer : stored.layers) {
-    const std::string name = NewName(selection, layer->name);
-    if (absl::Status status = layer::ValidateName(name); !status.ok()) return About(subject, status);
-    const std::string group = renames ? new_groups.Of(layer->affine_group) : layer->affine_group;
-    absl::StatusOr<std::shared_ptr<LayerEntry>> entry = registry_->Find(name);
+    auto target = std::make_shared<LayerSnapshot>(*layer);
+    target->name = NewName(selection, layer->name);
+    if (renames) target->affine_group = new_groups.Of(layer->affine_group);
+    if (absl::Status status = layer::ValidateName(target->name); !status.ok()) return About(subject, status);
+    const absl::StatusOr<std::shared_ptr<LayerEntry>> entry = registry_->Find(target->name);
     const SnapshotPtr present = entry.ok() ? (*entry)->Snapshot() : nullptr;
     if (present != nullptr && (renames || present->uid == layer->uid)) {
-      absl::StatusOr<LayerEntry::Plan> plan = (*entry)->PrepareAlone("", 0, [&](LayerSnapshot& next) {
-        if (*next.config != *layer->config) ++next.config_version;
-        next.preset = layer->preset;
-        TakeOver(layer->config, &next.config);
-        TakeOver(layer->statistics, &next.statistics);
-        TakeOver(layer->affine, &next.affine);
-        TakeOver(layer->optimizer, &next.optimizer);
-        next.affine_group = group;
-        return absl::OkStatus();
-      });
-      if (!plan.ok()) return About(subject, plan.status());
       uids.insert(present->uid);
-      if (plan->update.put == nullptr) continue;
-      // A snapshot from before does not unfreeze it.
-      if (present->config->frozen) return About(subject, FrozenError(*present));
-      restored.push_back(plan->update.put);
-      change->changed.push_back({*std::move(entry), std::move(plan->update)});
+      absl::StatusOr<SnapshotPtr> version = PlanVersion(*target, requests[layer->uid], *entry, change);
+      if (!version.ok()) return About(subject, version.status());
+      if (*version != nullptr) restored.push_back(*std::move(version));
       continue;
     }
-    auto first = std::make_shared<LayerSnapshot>(*layer);
-    first->name = name;
-    first->affine_group = group;
-    first->update_time = now;
-    if (renames) {
-      first->uid = base::NewUid();
-      first->version = 1;
-      first->config_version = 1;
-      first->create_time = now;
-    } else {
-      ++first->version;
-      ++first->config_version;
-      if (const store::GoneLayer* const gone = directory_->FindGone(layer->uid); gone != nullptr) {
-        // It went on after the snapshot. What it counted then stays known, so that no retry of it is taken in.
-        first->version = std::max(layer->version, gone->version) + 1;
-        first->contributors = gone->contributors;
-      }
-    }
-    restored.push_back(first);
-    uids.insert(first->uid);
-    LayerDirectory::Made made{.first = std::move(first), .requests = {}};
-    // Those are of the layer that it was, and may be of one that is here.
-    if (!renames) made.requests = std::move(requests[layer->uid]);
-    change->made.push_back(std::move(made));
-    if (present != nullptr) {
-      // Another layer has taken the name.
-      if (present->config->frozen) return About(subject, FrozenError(*present));
-      change->gone.push_back(*std::move(entry));
-    } else if (++num_layers > registry_->options().max_layers) {
+    // Another layer may have taken the name.
+    if (present != nullptr && present->config->frozen) return About(subject, FrozenError(*present));
+    if (present != nullptr) change->gone.push_back(*entry);
+    if (present == nullptr && ++num_layers > registry_->options().max_layers) {
       return absl::ResourceExhaustedError(absl::StrCat(subject, "the server may hold ", registry_->options().max_layers,
                                                        " layers, and this would be more"));
     }
+    PrepareFirst(renames, target.get());
+    uids.insert(target->uid);
+    restored.push_back(target);
+    change->made.push_back({.first = std::move(target), .requests = std::move(requests[layer->uid])});
   }
   absl::flat_hash_set<std::string> done;
   for (const SnapshotPtr& layer : restored) {
@@ -310,6 +279,54 @@ absl::Status Snapshots::Plan(const Stored& stored, const RestoreSelection& selec
   }
   change->outcome.version = static_cast<int64_t>(stored.layers.size());
   return absl::OkStatus();
+}
+
+absl::StatusOr<SnapshotPtr> Snapshots::PlanVersion(const LayerSnapshot& target,
+                                                   const std::vector<store::RequestRecord>& requests,
+                                                   const std::shared_ptr<LayerEntry>& entry,
+                                                   LayerDirectory::LifecycleChange* change) {
+  const SnapshotPtr present = entry->Snapshot();
+  absl::StatusOr<LayerEntry::Plan> plan = entry->PrepareAlone("", 0, [&](LayerSnapshot& next) {
+    if (*next.config != *target.config) ++next.config_version;
+    next.preset = target.preset;
+    TakeOver(target.config, &next.config);
+    TakeOver(target.statistics, &next.statistics);
+    TakeOver(target.affine, &next.affine);
+    TakeOver(target.optimizer, &next.optimizer);
+    next.affine_group = target.affine_group;
+    // Of what it knows nothing is set back. A backup may know more.
+    auto known =
+        std::make_shared<layer::Contributors>(layer::Contributors::Union(*next.contributors, *target.contributors));
+    if (next.uid == target.uid && *known != *next.contributors) next.contributors = std::move(known);
+    return absl::OkStatus();
+  });
+  if (!plan.ok()) return plan.status();
+  // A snapshot from before does not unfreeze it.
+  if (plan->update.put != nullptr && present->config->frozen) return FrozenError(*present);
+  if (plan->update.put != nullptr) change->changed.push_back({entry, plan->update});
+  for (store::RequestRecord& record : entry->UnknownRequests(requests)) {
+    change->changed.push_back({entry, {.request = std::move(record)}});
+  }
+  return plan->update.put;
+}
+
+void Snapshots::PrepareFirst(bool renamed, LayerSnapshot* first) const {
+  first->update_time = directory_->Now();
+  if (renamed) {
+    first->uid = base::NewUid();
+    first->version = 1;
+    first->config_version = 1;
+    first->create_time = first->update_time;
+    return;
+  }
+  ++first->version;
+  ++first->config_version;
+  const store::GoneLayer* const gone = directory_->FindGone(first->uid);
+  if (gone == nullptr) return;
+  // It went on after the snapshot. What it counted then stays known, so that no retry of it is taken in.
+  first->version = std::max(first->version, gone->version + 1);
+  first->contributors =
+      std::make_shared<layer::Contributors>(layer::Contributors::Union(*first->contributors, *gone->contributors));
 }
 
 absl::Status Snapshots::Backup(const std::string& path, absl::FunctionRef<absl::Status()> check_alive) {

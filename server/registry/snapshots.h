@@ -72,6 +72,13 @@ class Snapshots {
   // Within LayerDirectory::Change.
   absl::Status Plan(const Stored& stored, const RestoreSelection& selection, absl::string_view subject,
                     LayerDirectory::LifecycleChange* change) const;
+  // A new version of a layer that is here; null: it is the same already. `requests` are those that the source knows.
+  static absl::StatusOr<LayerRegistry::SnapshotPtr> PlanVersion(const layer::LayerSnapshot& target,
+                                                                const std::vector<store::RequestRecord>& requests,
+                                                                const std::shared_ptr<LayerEntry>& entry,
+                                                                LayerDirectory::LifecycleChange* change);
+  // Makes of a layer of long ago the first version of one that comes.
+  void PrepareFirst(bool renamed, layer::LayerSnapshot* first) const;
   absl::StatusOr<store::SnapshotInfo> Find(const std::string& name) const;
 
   LayerRegistry* const registry_;

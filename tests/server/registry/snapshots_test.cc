@@ -358,6 +358,45 @@ TEST_P(SnapshotsTest, ABackupBringsBackLayersAndWhatTheyRemember) {
   EXPECT_FALSE(step.replayed);
 }
 
+// A file of yesterday was started with, and then a backup of today restored into it.
+TEST_P(SnapshotsTest, ABackupMayKnowMoreThanTheServer) {
+  if (GetParam() == "memory") return;
+  const auto alive = [] { return absl::OkStatus(); };
+  Make("a");
+  NORMD_ASSERT_OK(Step("a", 1, "yesterday"));
+  NORMD_ASSERT_OK(Merge("a", 10, 1));
+  NORMD_ASSERT_OK(snapshots_->Backup(absl::StrCat(folder_, "/yesterday.db"), alive));
+  NORMD_ASSERT_OK(Step("a", 2, "today"));
+  NORMD_ASSERT_OK(Merge("a", 100, 2));
+  NORMD_ASSERT_OK(snapshots_->Backup(absl::StrCat(folder_, "/today.db"), alive));
+  const auto retry = [&] {
+    EXPECT_EQ(Count("a"), 112);
+    for (const char* request : {"yesterday", "today"}) {
+      NORMD_ASSERT_OK_AND_ASSIGN(const auto step, Step("a", request[0] == 'y' ? 1 : 2, request));
+      EXPECT_TRUE(step.replayed) << request;
+    }
+    NORMD_ASSERT_OK_AND_ASSIGN(const auto merge, Merge("a", 100, 2));
+    EXPECT_TRUE(merge.replayed);
+    EXPECT_EQ(Count("a"), 112);
+  };
+  options_.location = absl::StrCat("sqlite:", folder_, "/yesterday.db");
+  Restart();
+  EXPECT_EQ(Count("a"), 11);
+  NORMD_ASSERT_OK(Step("a", 7, "another"));
+  EXPECT_THAT(snapshots_->RestoreBackup(absl::StrCat(folder_, "/today.db"), {}), IsOkAndHolds(1));
+  retry();
+  NORMD_ASSERT_OK_AND_ASSIGN(const auto own, Step("a", 7, "another"));
+  EXPECT_TRUE(own.replayed);
+  Restart();
+  retry();
+  // The same with a layer that was deleted.
+  NORMD_ASSERT_OK(registry_->Delete("a", "", ""));
+  EXPECT_THAT(snapshots_->RestoreBackup(absl::StrCat(folder_, "/today.db"), {}), IsOkAndHolds(1));
+  retry();
+  Restart();
+  retry();
+}
+
 INSTANTIATE_TEST_SUITE_P(Stores, SnapshotsTest, ::testing::Values("memory", "sqlite"),
                          [](const auto& test) { return test.param; });
 
