@@ -16,7 +16,7 @@ struct Arguments {
 };
 
 std::shared_ptr<Arguments> AddNamed(CLI::App* verb) {
-  const auto arguments = std::make_shared<Arguments>();
+  auto arguments = std::make_shared<Arguments>();
   verb->add_option("snapshot", arguments->name, "Name of the snapshot")->required();
   return arguments;
 }

@@ -67,7 +67,8 @@ void WatchStreams::Stop() {
 WatchStream::WatchStream(grpc::CallbackServerContext* context, int64_t request_bytes, absl::StatusOr<WatchSpec> spec,
                          registry::LayerRegistry* registry, WatchStreams* open, CallObserver* observer)
     : context_(context), request_bytes_(request_bytes), observer_(observer), registry_(registry), open_(open) {
-  if (spec.ok()) spec_ = *std::move(spec);
+  const absl::Status refused = spec.status();
+  if (refused.ok()) spec_ = *std::move(spec);
   names_.insert(spec_.names.begin(), spec_.names.end());
   // Before the layers are read, so that no change is missed.
   registry_->directory()->watchers().Add(this);
@@ -78,8 +79,8 @@ WatchStream::WatchStream(grpc::CallbackServerContext* context, int64_t request_b
     stopping = open_->stopping_;
   }
   const base::MutexLock lock(&mutex_);
-  if (!spec.ok() || stopping) {
-    End(spec.ok() ? absl::UnavailableError("the server is stopping") : spec.status());
+  if (!refused.ok() || stopping) {
+    End(refused.ok() ? absl::UnavailableError("the server is stopping") : refused);
     return;
   }
   for (auto& [name, known] : spec_.known) {

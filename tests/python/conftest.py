@@ -85,4 +85,5 @@ def client(server: Server) -> Iterator[normd.Client]:
 @pytest.fixture
 def layer(request: pytest.FixtureRequest) -> str:
     """A name of this test's own."""
-    return "test." + re.sub(r"[^A-Za-z0-9_-]+", "_", request.node.nodeid.split("::", 1)[1])[:200].strip("_")
+    file, test = request.node.nodeid.split("::", 1)
+    return f"{Path(file).stem}." + re.sub(r"[^A-Za-z0-9_-]+", "_", test)[:200].strip("_")

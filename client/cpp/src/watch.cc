@@ -87,7 +87,7 @@ class Watch final : public LayerWatch {
 
   grpc::Status Close() {
     if (reader_ == nullptr) return grpc::Status::OK;
-    const grpc::Status status = reader_->Finish();
+    grpc::Status status = reader_->Finish();
     reader_.reset();
     const std::lock_guard<std::mutex> lock(mutex_);
     context_.reset();
