@@ -35,6 +35,9 @@ uint64_t Checksum(absl::string_view bytes) {
 // Writer and Reader take the same fields in the same order: the functions below say which, once for both.
 class Writer {
  public:
+  // `size`: about what comes.
+  explicit Writer(std::size_t size) { bytes_.reserve(size); }
+
   template <typename T>
   void operator()(const T& value) {
     if constexpr (std::is_same_v<T, std::string>) {
@@ -248,7 +251,6 @@ void VisitLayer(Archive& archive, Snapshot& snapshot) {
 
 template <typename Archive, typename Record>
 void VisitRequest(Archive& archive, Record& record) {
-  archive(record.layer_uid);
   archive(record.sequence);
   archive(record.request_id);
   archive(record.time);
@@ -288,56 +290,56 @@ absl::Status CheckLengths(const layer::LayerSnapshot& snapshot) {
   return fit ? absl::OkStatus() : absl::DataLossError("the stored lists do not have one entry per channel");
 }
 
+// Bytes of a layer's statistics, for each channel: mean, variance, count.
+constexpr std::size_t kPerChannel = 3 * sizeof(double);
+
 }  // namespace
 
 std::string EncodeSettings(const layer::LayerSnapshot& snapshot) {
-  Writer writer;
+  Writer writer(512);
   VisitSettings(writer, snapshot);
   return writer.Take();
 }
 
 std::string EncodeVersion(const layer::LayerSnapshot& snapshot) {
-  Writer writer;
+  Writer writer(128 + kPerChannel * static_cast<std::size_t>(snapshot.config->num_channels));
   VisitVersion(writer, snapshot);
   return writer.Take();
 }
 
 std::string EncodeParameters(const layer::LayerSnapshot& snapshot) {
-  Writer writer;
+  Writer writer(128 + kPerChannel * static_cast<std::size_t>(snapshot.config->num_channels));
   VisitParameters(writer, snapshot);
   return writer.Take();
 }
 
 std::string EncodeLayer(const layer::LayerSnapshot& snapshot) {
-  Writer writer;
+  Writer writer(1024 + 2 * kPerChannel * static_cast<std::size_t>(snapshot.config->num_channels));
   VisitLayer(writer, snapshot);
   return writer.Take();
 }
 
 std::string EncodeRequest(const RequestRecord& record) {
-  Writer writer;
+  Writer writer(256);
   VisitRequest(writer, record);
   return writer.Take();
 }
 
 std::string EncodeGone(const GoneLayer& gone) {
-  Writer writer;
+  Writer writer(256);
   VisitGone(writer, gone);
   return writer.Take();
 }
 
 std::string EncodeInfo(const SnapshotInfo& info) {
-  Writer writer;
+  Writer writer(256);
   VisitInfo(writer, info);
   return writer.Take();
 }
 
 int64_t ContributorChecksum(absl::string_view name, int64_t sequence) {
-  Writer writer;
-  writer(std::string(name));
-  writer(sequence);
-  const std::string bytes = writer.Take();
-  return static_cast<int64_t>(Checksum(bytes));
+  const absl::string_view number(reinterpret_cast<const char*>(&sequence), sizeof(sequence));
+  return static_cast<int64_t>(Checksum(absl::StrCat(number, name)));
 }
 
 absl::Status DecodeSettings(absl::string_view bytes, layer::LayerSnapshot* snapshot) {

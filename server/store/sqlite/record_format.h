@@ -24,6 +24,7 @@ std::string EncodeVersion(const layer::LayerSnapshot& snapshot);
 std::string EncodeParameters(const layer::LayerSnapshot& snapshot);
 // All of that, and the contributors.
 std::string EncodeLayer(const layer::LayerSnapshot& snapshot);
+// All but the layer, by whose row it stands.
 std::string EncodeRequest(const RequestRecord& record);
 std::string EncodeGone(const GoneLayer& gone);
 std::string EncodeInfo(const SnapshotInfo& info);

@@ -212,18 +212,18 @@ absl::Status SqliteStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> laye
   absl::StatusOr<Statement> requests = database_->Prepare("SELECT key, bytes FROM requests ORDER BY key");
   if (!requests.ok()) return requests.status();
   while (true) {
-    absl::StatusOr<bool> row = requests->Step();
-    if (!row.ok()) return row.status();
-    if (!*row) return absl::OkStatus();
+    absl::StatusOr<bool> more = requests->Step();
+    if (!more.ok()) return more.status();
+    if (!*more) return absl::OkStatus();
     absl::StatusOr<RequestRecord> record = DecodeRequest(requests->Bytes(1));
     if (!record.ok()) return record.status();
-    const auto uid = uids.find(requests->Int(0) >> kSequenceBits);
-    const std::string owner = uid == uids.end() ? "" : uid->second;
-    if (record->layer_uid != owner ||
-        RequestKey(requests->Int(0) >> kSequenceBits, record->sequence) != requests->Int(0)) {
+    const int64_t row = requests->Int(0) >> kSequenceBits;
+    const auto uid = uids.find(row);
+    if ((uid == uids.end() && row != kNoLayer) || RequestKey(row, record->sequence) != requests->Int(0)) {
       return absl::DataLossError(absl::StrCat("state store ", options_.path, ": the record of request_id '",
                                               absl::CHexEscape(record->request_id), "' stands in the wrong place"));
     }
+    if (row != kNoLayer) record->layer_uid = uid->second;
     if (absl::Status status = request(*std::move(record)); !status.ok()) return status;
   }
 }

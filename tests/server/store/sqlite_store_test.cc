@@ -212,7 +212,7 @@ TEST_F(SqliteStoreTest, NoticesRecordsInTheWrongPlace) {
        {"UPDATE statistics SET bytes = (SELECT bytes FROM statistics WHERE layer_id = 2) WHERE layer_id = 1",
         "UPDATE layers SET settings = (SELECT settings FROM layers WHERE id = 2) WHERE id = 1",
         "UPDATE layers SET name = 'z' WHERE id = 1", "UPDATE layers SET uid = 'z' WHERE id = 1",
-        "UPDATE requests SET key = key + 1", "UPDATE requests SET key = key + (1 << 40)",
+        "UPDATE requests SET key = key + 1", "UPDATE requests SET key = key + (9 << 40)",
         "UPDATE contributors SET sequence = sequence + 1", "UPDATE statistics SET bytes = substr(bytes, 1, 32)",
         "UPDATE layers SET settings = x''", "UPDATE parameters SET bytes = bytes || x'00'", "DELETE FROM parameters"}) {
     SCOPED_TRACE(sql);
