@@ -15,6 +15,11 @@ namespace {
 constexpr std::size_t kMaxWaiting = 16384;
 // Transactions that somebody who brings a change carries out in a row.
 constexpr int kRoundsForOthers = 4;
+// Changes that do not wait for more: with as many the costs of a transaction itself are small, and nobody waits long.
+constexpr std::size_t kEnough = 4;
+
+// Of this thread, in any committer.
+thread_local int coming_here = 0;
 
 }  // namespace
 
@@ -55,7 +60,27 @@ absl::Status WaitFor(const PendingCommitPtr& pending) {
   return pending == nullptr ? absl::OkStatus() : pending->Wait();
 }
 
-Committer::Committer(store::StateStore* store) : store_(store), thread_([this] { Run(); }) {}
+Committer::Committer(store::StateStore* store)
+    : store_(store), gathers_(store->favours_batches() && !store->waits_for_disk()), thread_([this] { Run(); }) {}
+
+Committer::Coming::Coming(Committer* committer) : committer_(committer->gathers_ ? committer : nullptr) {
+  if (committer_ == nullptr) return;
+  ++coming_here;
+  const base::MutexLock lock(&committer_->mutex_);
+  ++committer_->coming_;
+}
+
+Committer::Coming::~Coming() {
+  if (committer_ == nullptr) return;
+  --coming_here;
+  bool left_alone = false;
+  {
+    const base::MutexLock lock(&committer_->mutex_);
+    --committer_->coming_;
+    left_alone = committer_->coming_ == 0 && !committer_->waiting_.empty();
+  }
+  if (left_alone) committer_->Drive();
+}
 
 Committer::~Committer() {
   {
@@ -82,6 +107,7 @@ void Committer::Drive() {
   if (store_->waits_for_disk()) {
     handed_over_ = true;
   } else {
+    if (coming_ > coming_here && waiting_.size() < kEnough) return;
     ++num_callers_;
     int rounds = 0;
     while (rounds < kRoundsForOthers && !waiting_.empty() && !driving_ && !handed_over_ && users_ == 0) {

@@ -90,6 +90,7 @@ class LayerDirectory {
   // What is remembered of a deleted layer with this uid, or null. Within Change, and good until its end.
   const store::GoneLayer* FindGone(const std::string& uid) const ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
+  Committer* committer() const { return context_.committer; }
   // See Committer.
   absl::Status UseStore(absl::FunctionRef<absl::Status(store::StateStore*)> use) { return committer_.UseStore(use); }
 

@@ -96,6 +96,7 @@ class LayerRegistry {
 
   const RegistryOptions& options() const { return options_; }
   LayerDirectory* directory() { return &directory_; }
+  Committer* committer() const { return directory_.committer(); }
 
  private:
   // Makes a layer that `first` returns, within LayerDirectory::Change.

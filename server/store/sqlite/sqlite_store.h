@@ -50,6 +50,7 @@ class SqliteStore final : public StateStore {
     return StartSqliteBackup(database_.get(), path);
   }
   bool waits_for_disk() const override { return options_.durability == Durability::kPower; }
+  bool favours_batches() const override { return true; }
 
  private:
   SqliteStore(const SqliteOptions& options, std::unique_ptr<Database> database)

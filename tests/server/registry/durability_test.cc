@@ -1,4 +1,5 @@
 #include <condition_variable>
+#include <cstddef>
 #include <future>
 #include <memory>
 #include <mutex>
@@ -355,6 +356,109 @@ TEST_F(DurabilityTest, ConcurrentStepsWithFailuresCountExactlyWhatWasStored) {
   LayerRegistry restarted({}, clock_, &gate_);
   ASSERT_THAT(restarted.Load(), IsOk());
   EXPECT_EQ(Count(restarted, "a"), kThreads * kSteps);
+}
+
+// A store for which it pays to write several changes at once.
+class GatheringStore final : public store::StateStore {
+ public:
+  absl::Status Load(absl::FunctionRef<absl::Status(SnapshotPtr)> layer,
+                    absl::FunctionRef<absl::Status(store::RequestRecord)> request) override {
+    return memory_.Load(layer, request);
+  }
+  absl::Status Write(absl::Span<const store::Update> updates) override {
+    sizes_.push_back(updates.size());
+    return memory_.Write(updates);
+  }
+  absl::StatusOr<std::vector<store::GoneLayer>> ListGone() override { return memory_.ListGone(); }
+  absl::StatusOr<std::vector<store::SnapshotInfo>> ListSnapshots() override { return memory_.ListSnapshots(); }
+  absl::Status ReadSnapshot(const std::string& name, absl::FunctionRef<absl::Status(SnapshotPtr)> layer) override {
+    return memory_.ReadSnapshot(name, layer);
+  }
+  bool favours_batches() const override { return true; }
+  const std::vector<std::size_t>& sizes() const { return sizes_; }
+
+ private:
+  store::MemoryStore memory_;
+  std::vector<std::size_t> sizes_;
+};
+
+class GatheringTest : public ::testing::Test {
+ protected:
+  GatheringTest() {
+    CreateLayerSpec spec;
+    spec.name = "a";
+    spec.config = layer::PresetConfig("standard_scaler").value();
+    spec.config.num_channels = 1;
+    EXPECT_THAT(registry_.Create(spec), IsOk());
+  }
+
+  PendingCommitPtr Step() {
+    const std::vector<double> x = {1, 3};
+    TrainStepInput input;
+    input.layer = "a";
+    input.x = tests::View(x, {2, 1});
+    auto result = TrainStep(registry_, input, {}, nullptr);
+    EXPECT_THAT(result, IsOk());
+    return result.ok() ? result->stored : nullptr;
+  }
+  // On another thread, from now until it is told to end.
+  class ComingStep {
+   public:
+    explicit ComingStep(Committer* committer)
+        : thread_([this, committer] {
+            const Committer::Coming coming(committer);
+            began_.set_value();
+            end_.get_future().wait();
+          }) {
+      began_.get_future().wait();
+    }
+    void End() {
+      end_.set_value();
+      thread_.join();
+    }
+
+   private:
+    std::promise<void> began_;
+    std::promise<void> end_;
+    std::thread thread_;
+  };
+
+  tests::FakeClock clock_;
+  GatheringStore store_;
+  LayerRegistry registry_{{}, clock_, &store_};
+};
+
+TEST_F(GatheringTest, AStepAloneIsStoredAtOnce) {
+  EXPECT_EQ(Step(), nullptr);
+  EXPECT_EQ(store_.sizes(), (std::vector<std::size_t>{1, 1}));
+}
+
+TEST_F(GatheringTest, StepsWaitForOneThatIsComingAndNoLonger) {
+  ComingStep coming(registry_.committer());
+  const PendingCommitPtr first = Step();
+  const PendingCommitPtr second = Step();
+  ASSERT_NE(first, nullptr);
+  EXPECT_FALSE(first->resolved());
+  EXPECT_FALSE(second->resolved());
+  EXPECT_EQ((*registry_.Get("a"))->version, 1);
+  // It brings nothing after all.
+  coming.End();
+  EXPECT_THAT(WaitFor(first), IsOk());
+  EXPECT_THAT(WaitFor(second), IsOk());
+  EXPECT_EQ(store_.sizes(), (std::vector<std::size_t>{1, 2}));
+  EXPECT_EQ((*registry_.Get("a"))->version, 3);
+}
+
+TEST_F(GatheringTest, EnoughAreStoredWithoutWaiting) {
+  ComingStep coming(registry_.committer());
+  for (int i = 0; i < 3; ++i) EXPECT_NE(Step(), nullptr);
+  EXPECT_EQ(Step(), nullptr);
+  EXPECT_EQ(store_.sizes(), (std::vector<std::size_t>{1, 4}));
+  // What concerns the server as a whole does not wait either.
+  EXPECT_NE(Step(), nullptr);
+  EXPECT_THAT(registry_.Delete("a", "", ""), IsOk());
+  EXPECT_EQ(store_.sizes(), (std::vector<std::size_t>{1, 4, 1, 1}));
+  coming.End();
 }
 
 }  // namespace
