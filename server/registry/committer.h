@@ -135,6 +135,8 @@ class Committer {
   int num_callers_ ABSL_GUARDED_BY(mutex_) = 0;
   // Coming.
   int coming_ ABSL_GUARDED_BY(mutex_) = 0;
+  // How often what waits has been left to one of those.
+  int left_ ABSL_GUARDED_BY(mutex_) = 0;
   // What waits is for thread_.
   bool handed_over_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

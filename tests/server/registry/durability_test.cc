@@ -1,3 +1,4 @@
+#include <cmath>
 #include <condition_variable>
 #include <cstddef>
 #include <future>
@@ -447,6 +448,23 @@ TEST_F(GatheringTest, StepsWaitForOneThatIsComingAndNoLonger) {
   EXPECT_THAT(WaitFor(second), IsOk());
   EXPECT_EQ(store_.sizes(), (std::vector<std::size_t>{1, 2}));
   EXPECT_EQ((*registry_.Get("a"))->version, 3);
+}
+
+TEST_F(GatheringTest, StepsThatComeAndFailHoldNothingUpForLong) {
+  ComingStep coming(registry_.committer());
+  const PendingCommitPtr step = Step();
+  ASSERT_NE(step, nullptr);
+  int failed = 0;
+  for (; failed < 100 && !step->resolved(); ++failed) {
+    TrainStepInput input;
+    input.layer = "a";
+    const std::vector<double> x = {1, std::nan("")};
+    input.x = tests::View(x, {2, 1});
+    EXPECT_THAT(TrainStep(registry_, input, {}, nullptr), StatusIs(StatusCode::kInvalidArgument));
+  }
+  EXPECT_LT(failed, 10);
+  EXPECT_THAT(WaitFor(step), IsOk());
+  coming.End();
 }
 
 TEST_F(GatheringTest, EnoughAreStoredWithoutWaiting) {
