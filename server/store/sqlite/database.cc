@@ -82,6 +82,10 @@ absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path
       sqlite3_open_v2(path.c_str(), &handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, vfs);
   database->handle_.reset(handle);
   if (code != SQLITE_OK) return ToStatus(handle, handle != nullptr ? sqlite3_extended_errcode(handle) : code);
+  // What SQLite falls back to without a word.
+  if (sqlite3_db_readonly(handle, "main") == 1) {
+    return absl::FailedPreconditionError(absl::StrCat("state store ", path, ": the file is read-only"));
+  }
   // Held until the end. Also means that no other file is needed for the WAL's index.
   if (absl::Status status = database->Exec("PRAGMA locking_mode = EXCLUSIVE"); !status.ok()) return status;
   return database;

@@ -49,8 +49,8 @@ class Statement {
 // A SQLite database that only this process may use while it is open. Statuses name the file. Not thread-safe.
 class Database {
  public:
-  // Opens the file, or makes it. `vfs`: null for the system's own. FAILED_PRECONDITION: another process has it open.
-  // DATA_LOSS: it is no database, or damaged.
+  // Opens the file, or makes it. `vfs`: null for the system's own. FAILED_PRECONDITION: another process has it open, or
+  // it is read-only. DATA_LOSS: it is no database, or damaged.
   static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& path, const char* vfs);
 
   // Of every statement and every Exec: UNAVAILABLE, RESOURCE_EXHAUSTED (the disk is full), DATA_LOSS.

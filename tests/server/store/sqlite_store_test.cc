@@ -36,6 +36,8 @@ class FaultyFileSystem {
   // Code that every write (sync) of any file fails with; SQLITE_OK: none does.
   static inline std::atomic<int> write_error = SQLITE_OK;
   static inline std::atomic<int> sync_error = SQLITE_OK;
+  // Files are opened to be read only, as where the system says that they may be.
+  static inline std::atomic<bool> read_only = false;
 
   static void Register() {
     static const bool once = [] {
@@ -44,6 +46,7 @@ class FaultyFileSystem {
       faulty.zName = kName;
       faulty.xOpen = [](sqlite3_vfs*, const char* name, sqlite3_file* file, int flags, int* out_flags) {
         sqlite3_vfs* const real = sqlite3_vfs_find(nullptr);
+        if (read_only) flags = (flags & ~(SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE)) | SQLITE_OPEN_READONLY;
         const int code = real->xOpen(real, name, file, flags, out_flags);
         if (code != SQLITE_OK || file->pMethods == nullptr) return code;
         file->pMethods = &Wrap(file->pMethods)->methods;
@@ -54,6 +57,7 @@ class FaultyFileSystem {
     ASSERT_TRUE(once);
     write_error = SQLITE_OK;
     sync_error = SQLITE_OK;
+    read_only = false;
   }
 
  private:
@@ -310,6 +314,19 @@ TEST_F(SqliteStoreTest, AWriteThatFailsChangesNothingAndMayComeAgain) {
   }
   Open();
   EXPECT_THAT(Names(), IsOkAndHolds(ElementsAre("a", "b0", "b1", "b2")));
+}
+
+TEST_F(SqliteStoreTest, RefusesAFileThatItMayNotWriteTo) {
+  Open();
+  ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1))}), IsOk());
+  store_.reset();
+  options_.vfs = FaultyFileSystem::kName;
+  FaultyFileSystem::read_only = true;
+  EXPECT_THAT(SqliteStore::Open(options_),
+              StatusIs(StatusCode::kFailedPrecondition, "normd.db: the file is read-only"));
+  FaultyFileSystem::read_only = false;
+  Open();
+  EXPECT_THAT(Names(), IsOkAndHolds(ElementsAre("a")));
 }
 
 TEST_F(SqliteStoreTest, AllUpdatesOfAWriteOrNone) {
