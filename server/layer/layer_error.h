@@ -11,7 +11,10 @@ namespace normd::layer {
 // "layer 'conv1': ", the start of every message about a layer.
 std::string LayerPrefix(absl::string_view layer_name);
 
-// `status` with LayerPrefix before its message; OK stays OK.
+// `status` with `prefix` before its message; OK stays OK.
+absl::Status WithPrefix(absl::string_view prefix, const absl::Status& status);
+
+// The same with LayerPrefix.
 absl::Status ForLayer(absl::string_view layer_name, const absl::Status& status);
 
 }  // namespace normd::layer

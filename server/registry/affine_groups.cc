@@ -43,9 +43,8 @@ absl::Status AffineGroups::FollowOthers(const layer::LayerSnapshot& changed,
       return absl::OkStatus();
     });
     if (!plan.ok()) {
-      return absl::Status(plan.status().code(),
-                          absl::StrCat(layer::LayerPrefix(changed.name),
-                                       "shares gamma and beta with another one: ", plan.status().message()));
+      return layer::ForLayer(changed.name,
+                             layer::WithPrefix("shares gamma and beta with another one: ", plan.status()));
     }
     changes->push_back({std::move(member), std::move(plan->update)});
   }

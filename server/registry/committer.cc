@@ -186,26 +186,24 @@ std::vector<PendingCommitPtr> Committer::Store(std::vector<Waiting> batch) {
   std::vector<Waiting> accepted;
   std::vector<Waiting> orphans;
   for (Waiting& waiting : batch) {
-    if (const std::shared_ptr<LayerEntry>& entry = waiting.change.entry; entry != nullptr) {
-      store::Update& update = waiting.change.update;
-      const auto [layer, first] = layers.try_emplace(entry);
-      Progress& progress = layer->second;
-      if (first) progress.newest = entry->Snapshot();
-      if (progress.newest != update.replaces) {
-        orphans.push_back(std::move(waiting));
-        continue;
+    store::Update& update = waiting.change.update;
+    const auto [layer, first] = layers.try_emplace(waiting.change.entry);
+    Progress& progress = layer->second;
+    if (first) progress.newest = layer->first->Snapshot();
+    if (progress.newest != update.replaces) {
+      orphans.push_back(std::move(waiting));
+      continue;
+    }
+    if (update.put != nullptr) {
+      progress.newest = update.put;
+      progress.versions.push_back(update.put);
+      if (progress.put.has_value()) {
+        // Only the newest of several versions has to be written, as the successor of what is stored.
+        store::Update& before = updates[*progress.put];
+        update.replaces = before.replaces;
+        before.put = nullptr;
       }
-      if (update.put != nullptr) {
-        progress.newest = update.put;
-        progress.versions.push_back(update.put);
-        if (progress.put.has_value()) {
-          // Only the newest of several versions has to be written, as the successor of what is stored.
-          store::Update& before = updates[*progress.put];
-          update.replaces = before.replaces;
-          before.put = nullptr;
-        }
-        progress.put = updates.size();
-      }
+      progress.put = updates.size();
     }
     updates.push_back(std::move(waiting.change.update));
     accepted.push_back(std::move(waiting));
@@ -232,11 +230,8 @@ std::vector<PendingCommitPtr> Committer::Store(std::vector<Waiting> batch) {
 }
 
 void Committer::TakeBack(const Waiting& waiting, const store::Update& update, const absl::Status& cause) {
-  if (waiting.change.entry != nullptr) waiting.change.entry->TakeBack(update, waiting.pending);
-  // The layer, unless it is one that goes.
-  const store::StateStore::SnapshotPtr& snapshot = update.put != nullptr ? update.put : update.replaces;
-  const std::string prefix = snapshot == nullptr ? "" : layer::LayerPrefix(snapshot->name);
-  waiting.pending->Resolve(absl::Status(cause.code(), absl::StrCat(prefix, "nothing has changed: ", cause.message())));
+  waiting.change.entry->TakeBack(update, waiting.pending);
+  waiting.pending->Resolve(layer::ForLayer(update.replaces->name, layer::WithPrefix("nothing has changed: ", cause)));
 }
 
 }  // namespace normd::registry

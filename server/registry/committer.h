@@ -69,7 +69,7 @@ void WhenStored(const PendingCommitPtr& pending, Answer answer) {
 class Committer {
  public:
   struct Change {
-    // Null: the layer is not in the registry, yet or any more, and has nothing to publish.
+    // Null, within ChangeTogether only: the layer is not in the registry, yet or any more, and has nothing to publish.
     std::shared_ptr<LayerEntry> entry;
     store::Update update;
   };

@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include "absl/strings/str_cat.h"
+#include "server/layer/layer_error.h"
 #include "server/registry/layer_entry.h"
 
 namespace normd::registry {
@@ -19,7 +19,7 @@ absl::Status ChangeTogether(ChangeGate* gate, Committer* committer,
     updates.reserve(changes.size());
     for (const Committer::Change& change : changes) updates.push_back(change.update);
     absl::Status status = updates.empty() ? absl::OkStatus() : store->Write(updates);
-    if (!status.ok()) return absl::Status(status.code(), absl::StrCat("nothing has changed: ", status.message()));
+    if (!status.ok()) return layer::WithPrefix("nothing has changed: ", status);
     for (const Committer::Change& change : changes) {
       if (change.entry != nullptr) change.entry->Adopt(change.update);
     }

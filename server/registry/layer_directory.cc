@@ -116,12 +116,9 @@ int64_t LayerDirectory::size() const {
 absl::StatusOr<LayerDirectory::LifecycleResult> LayerDirectory::Change(
     absl::string_view subject, absl::string_view request_id, uint64_t fingerprint, Scope scope,
     absl::FunctionRef<absl::Status(LifecycleChange*)> make) {
-  const auto about = [&](const absl::Status& status) {
-    return absl::Status(status.code(), absl::StrCat(subject, status.message()));
-  };
   const base::MutexLock lifecycle_lock(&lifecycle_mutex_);
   absl::StatusOr<const RequestLog::Outcome*> known = requests_.Find(request_id, fingerprint);
-  if (!known.ok()) return about(known.status());
+  if (!known.ok()) return layer::WithPrefix(subject, known.status());
   if (*known != nullptr) return LifecycleResult{.outcome = **known, .replayed = true};
 
   LifecycleChange change;
@@ -163,7 +160,7 @@ absl::StatusOr<LayerDirectory::LifecycleResult> LayerDirectory::Change(
     for (const std::shared_ptr<LayerEntry>& entry : change.gone) entry->KeepAfterAll();
   }
   if (!refused.ok()) return refused;
-  if (!status.ok()) return about(status);
+  if (!status.ok()) return layer::WithPrefix(subject, status);
   return LifecycleResult{.outcome = std::move(change.outcome)};
 }
 

@@ -22,14 +22,10 @@ using SnapshotPtr = LayerRegistry::SnapshotPtr;
 
 std::string Subject(absl::string_view name) { return absl::StrCat("snapshot '", name, "': "); }
 
-absl::Status About(absl::string_view subject, const absl::Status& status) {
-  return absl::Status(status.code(), absl::StrCat(subject, status.message()));
-}
-
 absl::Status CheckRequest(absl::string_view name, absl::string_view request_id) {
-  absl::Status status = layer::ValidateName(name);
-  if (!status.ok()) return absl::Status(status.code(), absl::StrCat("snapshot: ", status.message()));
-  return About(Subject(name), layer::ValidateRequestId(request_id));
+  absl::Status status = layer::WithPrefix("snapshot: ", layer::ValidateName(name));
+  if (!status.ok()) return status;
+  return layer::WithPrefix(Subject(name), layer::ValidateRequestId(request_id));
 }
 
 absl::Status CheckSelection(absl::string_view subject, absl::string_view layer, absl::string_view prefix) {
@@ -195,7 +191,7 @@ absl::StatusOr<int64_t> Snapshots::Restore(const std::string& name, const Restor
       directory_->Change(subject, request_id, fingerprint, LayerDirectory::Scope::kAlone,
                          [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
                            if (absl::StatusOr<store::SnapshotInfo> info = Find(name); !info.ok()) return info.status();
-                           if (!status.ok()) return About(subject, status);
+                           if (!status.ok()) return layer::WithPrefix(subject, status);
                            return Plan(stored, selection, subject, change);
                          });
   if (!result.ok()) return result.status();
@@ -207,7 +203,7 @@ absl::StatusOr<int64_t> Snapshots::RestoreBackup(const std::string& path, const 
   constexpr absl::string_view kSubject = "backup: ";
   if (absl::Status status = CheckSelection(kSubject, selection.layer, selection.prefix); !status.ok()) return status;
   absl::StatusOr<std::unique_ptr<store::StateStore>> backup = store::OpenBackup(path);
-  if (!backup.ok()) return About(kSubject, backup.status());
+  if (!backup.ok()) return layer::WithPrefix(kSubject, backup.status());
   Stored stored;
   absl::Status status = (*backup)->Load(
       [&](SnapshotPtr layer) {
@@ -218,7 +214,7 @@ absl::StatusOr<int64_t> Snapshots::RestoreBackup(const std::string& path, const 
         if (!record.layer_uid.empty()) stored.requests.push_back(std::move(record));
         return absl::OkStatus();
       });
-  if (!status.ok()) return About(kSubject, status);
+  if (!status.ok()) return layer::WithPrefix(kSubject, status);
   absl::StatusOr<LayerDirectory::LifecycleResult> result = directory_->Change(
       kSubject, "", 0, LayerDirectory::Scope::kAlone,
       [&](LayerDirectory::LifecycleChange* change) { return Plan(stored, selection, kSubject, change); });
@@ -248,18 +244,19 @@ absl::Status Snapshots::Plan(const Stored& stored, const RestoreSelection& selec
     auto target = std::make_shared<LayerSnapshot>(*layer);
     target->name = NewName(selection, layer->name);
     if (renames) target->affine_group = new_groups.Of(layer->affine_group);
-    if (absl::Status status = layer::ValidateName(target->name); !status.ok()) return About(subject, status);
+    if (absl::Status status = layer::ValidateName(target->name); !status.ok())
+      return layer::WithPrefix(subject, status);
     const absl::StatusOr<std::shared_ptr<LayerEntry>> entry = registry_->Find(target->name);
     const SnapshotPtr present = entry.ok() ? (*entry)->Snapshot() : nullptr;
     if (present != nullptr && (renames || present->uid == layer->uid)) {
       uids.insert(present->uid);
       absl::StatusOr<SnapshotPtr> version = PlanVersion(*target, requests[layer->uid], *entry, change);
-      if (!version.ok()) return About(subject, version.status());
+      if (!version.ok()) return layer::WithPrefix(subject, version.status());
       if (*version != nullptr) restored.push_back(*std::move(version));
       continue;
     }
     // Another layer may have taken the name.
-    if (present != nullptr && present->config->frozen) return About(subject, FrozenError(*present));
+    if (present != nullptr && present->config->frozen) return layer::WithPrefix(subject, FrozenError(*present));
     if (present != nullptr) change->gone.push_back(*entry);
     if (present == nullptr && ++num_layers > registry_->options().max_layers) {
       return absl::ResourceExhaustedError(absl::StrCat(subject, "the server may hold ", registry_->options().max_layers,
@@ -274,7 +271,7 @@ absl::Status Snapshots::Plan(const Stored& stored, const RestoreSelection& selec
   for (const SnapshotPtr& layer : restored) {
     if (layer->affine_group.empty() || !done.insert(layer->affine_group).second) continue;
     if (absl::Status status = directory_->groups().FollowOthers(*layer, uids, &change->changed); !status.ok()) {
-      return About(subject, status);
+      return layer::WithPrefix(subject, status);
     }
   }
   change->outcome.version = static_cast<int64_t>(stored.layers.size());

@@ -23,16 +23,6 @@ constexpr int kMaxPageSize = 1000;
 // A page ends early when it would grow beyond this, so that it fits into the 4 MiB that gRPC clients take by default.
 constexpr std::size_t kPageBytes = 3 << 20;
 
-template <typename Request, typename Response, typename Handler>
-grpc::ServerUnaryReactor* Handle(grpc::CallbackServerContext* context, absl::string_view method,
-                                 absl::string_view layer, const Request* request, Response* response,
-                                 CallObserver* observer, Handler handler) {
-  UnaryCall call(context, method, static_cast<int64_t>(request->ByteSizeLong()), observer);
-  call.set_layer(layer);
-  call.Run(handler, [&] { return response->ByteSizeLong(); });
-  return call.reactor();
-}
-
 // Most methods answer with the layer as it is now.
 template <typename Response>
 absl::Status Answer(const absl::StatusOr<SnapshotPtr>& snapshot, Response* response) {
@@ -50,7 +40,7 @@ absl::Status CheckNotNegative(absl::string_view field, int64_t value) {
 grpc::ServerUnaryReactor* LayerServiceImpl::CreateLayer(grpc::CallbackServerContext* context,
                                                         const v1::CreateLayerRequest* request,
                                                         v1::CreateLayerResponse* response) {
-  return Handle(context, "CreateLayer", request->name(), request, response, observer_, [&]() -> absl::Status {
+  return HandleUnary(context, "CreateLayer", request->name(), request, response, observer_, [&]() -> absl::Status {
     if (absl::Status status = layer::ValidateName(request->name()); !status.ok()) return status;
     absl::StatusOr<layer::LayerConfig> config = MergeConfig(request->name(), request->preset(), request->config());
     if (!config.ok()) return config.status();
@@ -67,7 +57,7 @@ grpc::ServerUnaryReactor* LayerServiceImpl::CreateLayer(grpc::CallbackServerCont
 grpc::ServerUnaryReactor* LayerServiceImpl::GetLayer(grpc::CallbackServerContext* context,
                                                      const v1::GetLayerRequest* request,
                                                      v1::GetLayerResponse* response) {
-  return Handle(context, "GetLayer", request->name(), request, response, observer_, [&]() -> absl::Status {
+  return HandleUnary(context, "GetLayer", request->name(), request, response, observer_, [&]() -> absl::Status {
     absl::StatusOr<v1::LayerView> view = ToLayerView(request->view());
     if (!view.ok()) return view.status();
     if (absl::Status status = CheckNotNegative("if_newer_than", request->if_newer_than()); !status.ok()) return status;
@@ -83,7 +73,7 @@ grpc::ServerUnaryReactor* LayerServiceImpl::GetLayer(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* LayerServiceImpl::ListLayers(grpc::CallbackServerContext* context,
                                                        const v1::ListLayersRequest* request,
                                                        v1::ListLayersResponse* response) {
-  return Handle(context, "ListLayers", "", request, response, observer_, [&]() -> absl::Status {
+  return HandleUnary(context, "ListLayers", "", request, response, observer_, [&]() -> absl::Status {
     absl::StatusOr<v1::LayerView> view = ToLayerView(request->view());
     if (!view.ok()) return view.status();
     if (absl::Status status = CheckNotNegative("page_size", request->page_size()); !status.ok()) return status;
@@ -112,7 +102,7 @@ grpc::ServerUnaryReactor* LayerServiceImpl::ListLayers(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* LayerServiceImpl::UpdateLayer(grpc::CallbackServerContext* context,
                                                         const v1::UpdateLayerRequest* request,
                                                         v1::UpdateLayerResponse* response) {
-  return Handle(context, "UpdateLayer", request->name(), request, response, observer_, [&]() -> absl::Status {
+  return HandleUnary(context, "UpdateLayer", request->name(), request, response, observer_, [&]() -> absl::Status {
     if (absl::Status status = layer::ValidateName(request->name()); !status.ok()) return status;
     absl::StatusOr<registry::ConfigUpdate> update =
         ToConfigUpdate(request->name(), request->config(), request->update_mask());
@@ -124,7 +114,7 @@ grpc::ServerUnaryReactor* LayerServiceImpl::UpdateLayer(grpc::CallbackServerCont
 grpc::ServerUnaryReactor* LayerServiceImpl::DeleteLayer(grpc::CallbackServerContext* context,
                                                         const v1::DeleteLayerRequest* request,
                                                         v1::DeleteLayerResponse* response) {
-  return Handle(context, "DeleteLayer", request->name(), request, response, observer_, [&]() -> absl::Status {
+  return HandleUnary(context, "DeleteLayer", request->name(), request, response, observer_, [&]() -> absl::Status {
     return registry_->Delete(request->name(), request->etag(), request->request_id());
   });
 }
@@ -132,7 +122,7 @@ grpc::ServerUnaryReactor* LayerServiceImpl::DeleteLayer(grpc::CallbackServerCont
 grpc::ServerUnaryReactor* LayerServiceImpl::ResetStatistics(grpc::CallbackServerContext* context,
                                                             const v1::ResetStatisticsRequest* request,
                                                             v1::ResetStatisticsResponse* response) {
-  return Handle(context, "ResetStatistics", request->name(), request, response, observer_, [&]() -> absl::Status {
+  return HandleUnary(context, "ResetStatistics", request->name(), request, response, observer_, [&]() -> absl::Status {
     return Answer(registry_->ResetStatistics(request->name(), request->expected_version(), request->request_id()),
                   response);
   });
@@ -141,7 +131,7 @@ grpc::ServerUnaryReactor* LayerServiceImpl::ResetStatistics(grpc::CallbackServer
 grpc::ServerUnaryReactor* LayerServiceImpl::SetState(grpc::CallbackServerContext* context,
                                                      const v1::SetStateRequest* request,
                                                      v1::SetStateResponse* response) {
-  return Handle(context, "SetState", request->name(), request, response, observer_, [&]() -> absl::Status {
+  return HandleUnary(context, "SetState", request->name(), request, response, observer_, [&]() -> absl::Status {
     if (absl::Status status = layer::ValidateName(request->name()); !status.ok()) return status;
     if (!request->has_state() && !request->reset_optimizer()) {
       return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(request->name()), "state is missing"));
@@ -156,7 +146,7 @@ grpc::ServerUnaryReactor* LayerServiceImpl::SetState(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* LayerServiceImpl::ForkLayer(grpc::CallbackServerContext* context,
                                                       const v1::ForkLayerRequest* request,
                                                       v1::ForkLayerResponse* response) {
-  return Handle(context, "ForkLayer", request->name(), request, response, observer_, [&]() -> absl::Status {
+  return HandleUnary(context, "ForkLayer", request->name(), request, response, observer_, [&]() -> absl::Status {
     return Answer(registry_->Fork({.name = request->name(),
                                    .new_name = request->new_name(),
                                    .version = request->version(),

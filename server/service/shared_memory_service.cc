@@ -15,10 +15,8 @@ template <typename Request, typename Response, typename Handler>
 grpc::ServerUnaryReactor* Handle(grpc::CallbackServerContext* context, absl::string_view method, const Request* request,
                                  Response* response, CallObserver* observer, const shm::RegionRegistry* regions,
                                  Handler handler) {
-  const UnaryCall call(context, method, static_cast<int64_t>(request->ByteSizeLong()), observer);
-  call.Run([&]() -> absl::Status { return regions == nullptr ? SharedMemoryIsOff() : handler(); },
-           [&] { return response->ByteSizeLong(); });
-  return call.reactor();
+  return HandleUnary(context, method, "", request, response, observer,
+                     [&]() -> absl::Status { return regions == nullptr ? SharedMemoryIsOff() : handler(); });
 }
 
 }  // namespace

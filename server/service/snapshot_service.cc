@@ -19,14 +19,6 @@ namespace {
 // Below the 4 MiB that gRPC clients take by default.
 constexpr std::size_t kPieceBytes = 1 << 20;
 
-template <typename Request, typename Response, typename Handler>
-grpc::ServerUnaryReactor* Handle(grpc::CallbackServerContext* context, absl::string_view method, const Request* request,
-                                 Response* response, CallObserver* observer, Handler handler) {
-  const UnaryCall call(context, method, static_cast<int64_t>(request->ByteSizeLong()), observer);
-  call.Run(handler, [&] { return response->ByteSizeLong(); });
-  return call.reactor();
-}
-
 void Fill(const store::SnapshotInfo& info, v1::Snapshot* snapshot) {
   snapshot->set_name(info.name);
   snapshot->set_layer(info.layer);
@@ -94,7 +86,7 @@ class StreamRecord {
 grpc::ServerUnaryReactor* SnapshotServiceImpl::CreateSnapshot(grpc::CallbackServerContext* context,
                                                               const v1::CreateSnapshotRequest* request,
                                                               v1::CreateSnapshotResponse* response) {
-  return Handle(context, "CreateSnapshot", request, response, observer_, [&]() -> absl::Status {
+  return HandleUnary(context, "CreateSnapshot", "", request, response, observer_, [&]() -> absl::Status {
     absl::StatusOr<store::SnapshotInfo> info = snapshots_->Create({.name = request->name(),
                                                                    .layer = request->layer(),
                                                                    .prefix = request->prefix(),
@@ -107,7 +99,7 @@ grpc::ServerUnaryReactor* SnapshotServiceImpl::CreateSnapshot(grpc::CallbackServ
 grpc::ServerUnaryReactor* SnapshotServiceImpl::ListSnapshots(grpc::CallbackServerContext* context,
                                                              const v1::ListSnapshotsRequest* request,
                                                              v1::ListSnapshotsResponse* response) {
-  return Handle(context, "ListSnapshots", request, response, observer_, [&] {
+  return HandleUnary(context, "ListSnapshots", "", request, response, observer_, [&] {
     for (const store::SnapshotInfo& info : snapshots_->List(request->prefix())) {
       Fill(info, response->add_snapshots());
     }
@@ -118,7 +110,7 @@ grpc::ServerUnaryReactor* SnapshotServiceImpl::ListSnapshots(grpc::CallbackServe
 grpc::ServerUnaryReactor* SnapshotServiceImpl::RestoreSnapshot(grpc::CallbackServerContext* context,
                                                                const v1::RestoreSnapshotRequest* request,
                                                                v1::RestoreSnapshotResponse* response) {
-  return Handle(context, "RestoreSnapshot", request, response, observer_, [&]() -> absl::Status {
+  return HandleUnary(context, "RestoreSnapshot", "", request, response, observer_, [&]() -> absl::Status {
     absl::StatusOr<int64_t> layers =
         snapshots_->Restore(request->name(), FromProto(request->selection()), request->request_id());
     if (layers.ok()) response->set_num_layers(*layers);
@@ -129,8 +121,8 @@ grpc::ServerUnaryReactor* SnapshotServiceImpl::RestoreSnapshot(grpc::CallbackSer
 grpc::ServerUnaryReactor* SnapshotServiceImpl::DeleteSnapshot(grpc::CallbackServerContext* context,
                                                               const v1::DeleteSnapshotRequest* request,
                                                               v1::DeleteSnapshotResponse* response) {
-  return Handle(context, "DeleteSnapshot", request, response, observer_,
-                [&] { return snapshots_->Delete(request->name(), request->request_id()); });
+  return HandleUnary(context, "DeleteSnapshot", "", request, response, observer_,
+                     [&] { return snapshots_->Delete(request->name(), request->request_id()); });
 }
 
 grpc::ServerWriteReactor<v1::BackupResponse>* SnapshotServiceImpl::Backup(grpc::CallbackServerContext* context,

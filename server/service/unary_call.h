@@ -112,6 +112,18 @@ class UnaryCall {
   std::chrono::steady_clock::time_point start_;
 };
 
+// A call of a generated method: `handler`, a function () -> absl::Status, fills in the response. `layer` is the one
+// that the request names, or empty.
+template <typename Request, typename Response, typename Handler>
+grpc::ServerUnaryReactor* HandleUnary(grpc::CallbackServerContext* context, absl::string_view method,
+                                      absl::string_view layer, const Request* request, Response* response,
+                                      CallObserver* observer, const Handler& handler) {
+  UnaryCall call(context, method, static_cast<int64_t>(request->ByteSizeLong()), observer);
+  call.set_layer(layer);
+  call.Run(handler, [&] { return response->ByteSizeLong(); });
+  return call.reactor();
+}
+
 }  // namespace normd::service
 
 #endif  // NORMD_SERVER_SERVICE_UNARY_CALL_H_

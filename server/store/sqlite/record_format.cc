@@ -290,51 +290,55 @@ absl::Status CheckLengths(const layer::LayerSnapshot& snapshot) {
   return fit ? absl::OkStatus() : absl::DataLossError("the stored lists do not have one entry per channel");
 }
 
-// Bytes of a layer's statistics, for each channel: mean, variance, count.
-constexpr std::size_t kPerChannel = 3 * sizeof(double);
+// Of a layer's statistics, or about of the rest, without counts: 3 numbers for each channel.
+std::size_t PartBytes(const layer::LayerSnapshot& snapshot) {
+  return 3 * sizeof(double) * static_cast<std::size_t>(snapshot.config->num_channels);
+}
+
+// A record of the fields that `visit` gives to a Writer, about `size` bytes.
+template <typename Fields>
+std::string Encode(std::size_t size, const Fields& visit) {
+  Writer writer(size);
+  visit(writer);
+  return writer.Take();
+}
+
+// The way back, with a Reader. DATA_LOSS, naming `what`.
+template <typename Fields>
+absl::Status Decode(absl::string_view bytes, absl::string_view what, const Fields& visit) {
+  Reader reader(bytes);
+  visit(reader);
+  return reader.Finish(what);
+}
 
 }  // namespace
 
 std::string EncodeSettings(const layer::LayerSnapshot& snapshot) {
-  Writer writer(512);
-  VisitSettings(writer, snapshot);
-  return writer.Take();
+  return Encode(512, [&](Writer& writer) { VisitSettings(writer, snapshot); });
 }
 
 std::string EncodeVersion(const layer::LayerSnapshot& snapshot) {
-  Writer writer(128 + kPerChannel * static_cast<std::size_t>(snapshot.config->num_channels));
-  VisitVersion(writer, snapshot);
-  return writer.Take();
+  return Encode(128 + PartBytes(snapshot), [&](Writer& writer) { VisitVersion(writer, snapshot); });
 }
 
 std::string EncodeParameters(const layer::LayerSnapshot& snapshot) {
-  Writer writer(128 + kPerChannel * static_cast<std::size_t>(snapshot.config->num_channels));
-  VisitParameters(writer, snapshot);
-  return writer.Take();
+  return Encode(128 + PartBytes(snapshot), [&](Writer& writer) { VisitParameters(writer, snapshot); });
 }
 
 std::string EncodeLayer(const layer::LayerSnapshot& snapshot) {
-  Writer writer(1024 + 2 * kPerChannel * static_cast<std::size_t>(snapshot.config->num_channels));
-  VisitLayer(writer, snapshot);
-  return writer.Take();
+  return Encode(1024 + 2 * PartBytes(snapshot), [&](Writer& writer) { VisitLayer(writer, snapshot); });
 }
 
 std::string EncodeRequest(const RequestRecord& record) {
-  Writer writer(256);
-  VisitRequest(writer, record);
-  return writer.Take();
+  return Encode(256, [&](Writer& writer) { VisitRequest(writer, record); });
 }
 
 std::string EncodeGone(const GoneLayer& gone) {
-  Writer writer(256);
-  VisitGone(writer, gone);
-  return writer.Take();
+  return Encode(256, [&](Writer& writer) { VisitGone(writer, gone); });
 }
 
 std::string EncodeInfo(const SnapshotInfo& info) {
-  Writer writer(256);
-  VisitInfo(writer, info);
-  return writer.Take();
+  return Encode(256, [&](Writer& writer) { VisitInfo(writer, info); });
 }
 
 int64_t ContributorChecksum(absl::string_view name, int64_t sequence) {
@@ -343,53 +347,43 @@ int64_t ContributorChecksum(absl::string_view name, int64_t sequence) {
 }
 
 absl::Status DecodeSettings(absl::string_view bytes, layer::LayerSnapshot* snapshot) {
-  Reader reader(bytes);
-  VisitSettings(reader, *snapshot);
-  return reader.Finish("record of settings");
+  return Decode(bytes, "record of settings", [&](Reader& reader) { VisitSettings(reader, *snapshot); });
 }
 
 absl::Status DecodeVersion(absl::string_view bytes, layer::LayerSnapshot* snapshot) {
-  Reader reader(bytes);
-  VisitVersion(reader, *snapshot);
-  return reader.Finish("record of statistics");
+  return Decode(bytes, "record of statistics", [&](Reader& reader) { VisitVersion(reader, *snapshot); });
 }
 
 absl::Status DecodeParameters(absl::string_view bytes, layer::LayerSnapshot* snapshot) {
-  Reader reader(bytes);
-  VisitParameters(reader, *snapshot);
-  return reader.Finish("record of gamma and beta");
+  return Decode(bytes, "record of gamma and beta", [&](Reader& reader) { VisitParameters(reader, *snapshot); });
 }
 
 absl::StatusOr<std::shared_ptr<const layer::LayerSnapshot>> DecodeLayer(absl::string_view bytes) {
-  Reader reader(bytes);
   auto snapshot = std::make_shared<layer::LayerSnapshot>();
-  VisitLayer(reader, *snapshot);
-  if (absl::Status status = reader.Finish("layer of a snapshot"); !status.ok()) return status;
-  if (absl::Status status = CheckLayer(*snapshot); !status.ok()) return status;
+  absl::Status status = Decode(bytes, "layer of a snapshot", [&](Reader& reader) { VisitLayer(reader, *snapshot); });
+  if (status.ok()) status = CheckLayer(*snapshot);
+  if (!status.ok()) return status;
   return snapshot;
 }
 
 absl::StatusOr<RequestRecord> DecodeRequest(absl::string_view bytes) {
-  Reader reader(bytes);
   RequestRecord record;
-  VisitRequest(reader, record);
-  if (absl::Status status = reader.Finish("record of a request"); !status.ok()) return status;
+  absl::Status status = Decode(bytes, "record of a request", [&](Reader& reader) { VisitRequest(reader, record); });
+  if (!status.ok()) return status;
   return record;
 }
 
 absl::StatusOr<GoneLayer> DecodeGone(absl::string_view bytes) {
-  Reader reader(bytes);
   GoneLayer gone;
-  VisitGone(reader, gone);
-  if (absl::Status status = reader.Finish("record of a deleted layer"); !status.ok()) return status;
+  absl::Status status = Decode(bytes, "record of a deleted layer", [&](Reader& reader) { VisitGone(reader, gone); });
+  if (!status.ok()) return status;
   return gone;
 }
 
 absl::StatusOr<SnapshotInfo> DecodeInfo(absl::string_view bytes) {
-  Reader reader(bytes);
   SnapshotInfo info;
-  VisitInfo(reader, info);
-  if (absl::Status status = reader.Finish("record of a snapshot"); !status.ok()) return status;
+  absl::Status status = Decode(bytes, "record of a snapshot", [&](Reader& reader) { VisitInfo(reader, info); });
+  if (!status.ok()) return status;
   return info;
 }
 

@@ -6,7 +6,6 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "server/layer/content_hash.h"
 #include "server/layer/layer_error.h"
 #include "server/store/sqlite/record_format.h"
 
@@ -46,7 +45,6 @@ int64_t RequestKey(int64_t row, int64_t sequence) { return (row << kSequenceBits
 // the page's older versions, one by one: the longer the log, the dearer a commit.
 constexpr int kCheckpointPages = 1024;
 
-// Of a row of kSelectLayers, from its second column on.
 constexpr absl::string_view kSelectLayers =
     "SELECT id, uid, name, settings, statistics.bytes, parameters.bytes FROM layers "
     "JOIN statistics ON statistics.layer_id = id "
@@ -76,6 +74,7 @@ absl::StatusOr<absl::flat_hash_map<int64_t, layer::Contributors>> ReadContributo
   }
 }
 
+// Of a row of kSelectLayers.
 absl::StatusOr<StateStore::SnapshotPtr> ReadLayer(const Statement& row, layer::Contributors contributors) {
   auto snapshot = std::make_shared<layer::LayerSnapshot>();
   absl::Status status = DecodeSettings(row.Bytes(3), snapshot.get());
@@ -316,7 +315,7 @@ absl::Status SqliteStore::Put(const Update& update) {
   int64_t row = 0;
   if (found == rows_.end() || comes_back) {
     before = nullptr;
-    row = comes_back ? found->second : free_rows_.empty() ? next_row_ : free_rows_.back();
+    row = comes_back ? found->second : TakeRow(snapshot.uid);
     if (comes_back) {
       if (absl::Status status = delete_gone_.Bind(0, row).Run(); !status.ok()) return status;
     }
@@ -324,15 +323,6 @@ absl::Status SqliteStore::Put(const Update& update) {
     absl::Status status =
         insert_layer_.Bind(0, row).BindText(1, snapshot.uid).BindText(2, snapshot.name).BindBlob(3, settings).Run();
     if (!status.ok()) return status;
-    if (!comes_back) {
-      if (free_rows_.empty()) {
-        ++next_row_;
-      } else {
-        free_rows_.pop_back();
-      }
-      rows_[snapshot.uid] = row;
-      added_.push_back(snapshot.uid);
-    }
   } else {
     row = found->second;
     if (before == nullptr || before->config != snapshot.config || before->config_version != snapshot.config_version ||
@@ -402,6 +392,19 @@ absl::Status SqliteStore::Record(const RequestRecord& request, int64_t forget_th
   }
   const std::string bytes = EncodeRequest(request);
   return insert_request_.Bind(0, RequestKey(*row, request.sequence)).BindBlob(1, bytes).Run();
+}
+
+int64_t SqliteStore::TakeRow(const std::string& uid) {
+  int64_t row = next_row_;
+  if (free_rows_.empty()) {
+    ++next_row_;
+  } else {
+    row = free_rows_.back();
+    free_rows_.pop_back();
+  }
+  rows_[uid] = row;
+  added_.push_back(uid);
+  return row;
 }
 
 absl::StatusOr<int64_t> SqliteStore::RowOf(const std::string& uid) const {

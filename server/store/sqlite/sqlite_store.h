@@ -69,6 +69,8 @@ class SqliteStore final : public StateStore {
   absl::Status Record(const RequestRecord& request, int64_t forget_through);
   // After a commit: sees to it that the log comes to the disk, and that it does not grow for ever.
   void TendLog();
+  // A row for a new layer, which it has for good if the running transaction ends well.
+  int64_t TakeRow(const std::string& uid);
   // The row of a layer. INTERNAL: there is none.
   absl::StatusOr<int64_t> RowOf(const std::string& uid) const;
 
