@@ -114,13 +114,14 @@ int64_t LayerDirectory::size() const {
 }
 
 absl::StatusOr<LayerDirectory::LifecycleResult> LayerDirectory::Change(
-    absl::string_view subject, absl::string_view request_id, uint64_t fingerprint, Scope scope,
-    absl::FunctionRef<absl::Status(LifecycleChange*)> make) {
+    absl::string_view subject, absl::string_view request_id, uint64_t fingerprint,
+    absl::FunctionRef<Scope()> choose_scope, absl::FunctionRef<absl::Status(LifecycleChange*)> make) {
   const base::MutexLock lifecycle_lock(&lifecycle_mutex_);
   absl::StatusOr<const RequestLog::Outcome*> known = requests_.Find(request_id, fingerprint);
   if (!known.ok()) return layer::WithPrefix(subject, known.status());
   if (*known != nullptr) return LifecycleResult{.outcome = **known, .replayed = true};
 
+  const Scope scope = choose_scope();
   LifecycleChange change;
   store::Update record;
   std::vector<std::string> forgotten;

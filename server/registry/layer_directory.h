@@ -85,7 +85,15 @@ class LayerDirectory {
   // Carries out what `make` asks for: all of it or, on any error, nothing. INVALID_ARGUMENT: `request_id` is known with
   // another fingerprint. `subject` begins the text of errors that are not of `make`.
   absl::StatusOr<LifecycleResult> Change(absl::string_view subject, absl::string_view request_id, uint64_t fingerprint,
-                                         Scope scope, absl::FunctionRef<absl::Status(LifecycleChange*)> make);
+                                         Scope scope, absl::FunctionRef<absl::Status(LifecycleChange*)> make) {
+    return Change(
+        subject, request_id, fingerprint, [scope] { return scope; }, make);
+  }
+  // The same for a change whose scope depends on which layers there are and which share something: asked when no other
+  // change of that kind can come between.
+  absl::StatusOr<LifecycleResult> Change(absl::string_view subject, absl::string_view request_id, uint64_t fingerprint,
+                                         absl::FunctionRef<Scope()> choose_scope,
+                                         absl::FunctionRef<absl::Status(LifecycleChange*)> make);
 
   // What is remembered of a deleted layer with this uid, or null. Within Change, and good until its end.
   const store::GoneLayer* FindGone(const std::string& uid) const ABSL_NO_THREAD_SAFETY_ANALYSIS;

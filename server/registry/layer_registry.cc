@@ -235,9 +235,11 @@ absl::Status LayerRegistry::Delete(absl::string_view name, absl::string_view eta
   const uint64_t fingerprint = Fingerprint("Delete").AddBytes(name).AddBytes(etag).value();
 
   // Waiting for the layer's running commit holds no other layer up, unless they share something.
-  const absl::StatusOr<std::shared_ptr<LayerEntry>> any = Find(name);
-  const bool shares = any.ok() && !(*any)->Snapshot()->affine_group.empty();
-  const LayerDirectory::Scope scope = shares ? LayerDirectory::Scope::kAlone : LayerDirectory::Scope::kBeside;
+  const auto scope = [&] {
+    const absl::StatusOr<std::shared_ptr<LayerEntry>> any = Find(name);
+    const bool shares = any.ok() && !(*any)->Snapshot()->affine_group.empty();
+    return shares ? LayerDirectory::Scope::kAlone : LayerDirectory::Scope::kBeside;
+  };
   return directory_
       .Change(layer::LayerPrefix(name), request_id, fingerprint, scope,
               [&](LayerDirectory::LifecycleChange* change) -> absl::Status {

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <barrier>
 #include <string>
 #include <thread>
 #include <vector>
@@ -188,6 +189,35 @@ TEST_F(ForkTest, ConcurrentStepsOfAGroupAllCount) {
     EXPECT_EQ(Beta(name), -2 * kSteps * kThreads) << name;
     EXPECT_EQ(Get(name)->statistics->num_batches_tracked, kSteps);
   }
+}
+
+// A layer that is deleted while it gets its first fork may be in a group by then: steps of the fork do not meet it
+// half-way out.
+TEST_F(ForkTest, ALayerMayBeDeletedWhileItIsForked) {
+  constexpr int kRounds = 300;
+  int forked = 0;
+  for (int round = 0; round < kRounds; ++round) {
+    const std::string source = absl::StrCat("bn", round);
+    const std::string fork = absl::StrCat("fork", round);
+    MakeLayer(source, 1);
+    std::barrier together(3);
+    std::thread forker([&] {
+      together.arrive_and_wait();
+      forked += Fork(source, fork, true).ok() ? 1 : 0;
+    });
+    std::thread deleter([&] {
+      together.arrive_and_wait();
+      EXPECT_THAT(registry_.Delete(source, "", ""), IsOk());
+    });
+    together.arrive_and_wait();
+    while (registry_.Get(source).ok()) {
+      if (!registry_.Get(fork).ok()) continue;
+      EXPECT_THAT(Learn(fork, 1), IsOk()) << round;
+    }
+    forker.join();
+    deleter.join();
+  }
+  EXPECT_GT(forked, 0);
 }
 
 }  // namespace
