@@ -17,6 +17,7 @@ from typing import Any, Callable, Iterator
 import grpc
 import numpy as np
 
+from normd.v1 import error_details_pb2
 from normd.v1 import normalization_service_pb2 as work_pb2
 from normd.v1 import normalization_service_pb2_grpc as work_grpc
 from normd.v1 import shared_memory_service_pb2 as memory_pb2
@@ -192,6 +193,37 @@ class FakeServer(work_grpc.NormalizationServiceServicer, memory_grpc.SharedMemor
             self.view(place, result.dtype, result.shape)[...] = result
         else:
             to.data = result.tobytes()
+
+
+class Flaky(work_grpc.NormalizationServiceServicer):
+    """Fails as often as there are codes, then answers. Remembers the requests' ids."""
+
+    def __init__(self) -> None:
+        self.codes: list[grpc.StatusCode] = []
+        self.details: bytes | None = None
+        self.request_ids: list[str] = []
+        self.release = threading.Event()
+
+    def TrainStep(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
+        self.request_ids.append(request.request_id)
+        if self.codes:
+            code = self.codes.pop(0)
+            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self.release.wait(20)
+            if self.details is not None:
+                context.set_trailing_metadata((("grpc-status-details-bin", self.details),))
+            context.abort(code, f"told to fail with {code.name}")
+        return work_pb2.TrainStepResponse(version=7)
+
+
+def details_of(delay: float) -> bytes:
+    """google.rpc.Status with a RetryInfo, behind a detail of another kind."""
+    info = error_details_pb2.RetryInfo()
+    info.retry_delay.FromMilliseconds(int(delay * 1000))
+    status = error_details_pb2.ErrorStatus(code=8, message="full")
+    status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+    status.details.add(type_url="type.googleapis.com/google.rpc.RetryInfo", value=info.SerializeToString())
+    return status.SerializeToString()
 
 
 @contextmanager

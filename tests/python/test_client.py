@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import pickle
 import struct
-import threading
 import time
 from concurrent import futures
 from typing import Any, Callable, Iterator
@@ -16,9 +15,8 @@ import pytest
 
 import normd
 from conftest import Server
+from fake_server import Flaky, details_of, serving
 from normd.v1 import error_details_pb2
-from normd.v1 import normalization_service_pb2 as work_pb2
-from normd.v1 import normalization_service_pb2_grpc as work_grpc
 
 X = np.random.default_rng(31).standard_normal((6, 3))
 
@@ -245,37 +243,12 @@ def test_threads_share_a_client(client: normd.Client, layer: str) -> None:
 # Retries, against a server in this process that fails as it is told.
 
 
-class Flaky(work_grpc.NormalizationServiceServicer):
-    """Fails as often as there are codes, then answers. Remembers the requests' ids."""
-
-    def __init__(self) -> None:
-        self.codes: list[grpc.StatusCode] = []
-        self.details: bytes | None = None
-        self.request_ids: list[str] = []
-        self.release = threading.Event()
-
-    def TrainStep(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
-        self.request_ids.append(request.request_id)
-        if self.codes:
-            code = self.codes.pop(0)
-            if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-                self.release.wait(20)
-            if self.details is not None:
-                context.set_trailing_metadata((("grpc-status-details-bin", self.details),))
-            context.abort(code, f"told to fail with {code.name}")
-        return work_pb2.TrainStepResponse(version=7)
-
-
 @pytest.fixture
 def flaky() -> Iterator[tuple[Flaky, str]]:
     service = Flaky()
-    server = grpc.server(futures.ThreadPoolExecutor(4))
-    work_grpc.add_NormalizationServiceServicer_to_server(service, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield service, f"127.0.0.1:{port}"
-    service.release.set()
-    server.stop(None).wait()
+    with serving(service) as target:
+        yield service, target
+        service.release.set()
 
 
 def test_retry_keeps_the_request_id(flaky: tuple[Flaky, str]) -> None:
@@ -331,16 +304,6 @@ def test_deadline_and_timeout_are_told_apart(flaky: tuple[Flaky, str]) -> None:
     assert isinstance(timeout.value.__cause__, normd.UnavailableError)
     again = pickle.loads(pickle.dumps(timeout.value))
     assert (type(again), str(again)) == (type(timeout.value), str(timeout.value))
-
-
-def details_of(delay: float) -> bytes:
-    """google.rpc.Status with a RetryInfo, behind a detail of another kind."""
-    info = error_details_pb2.RetryInfo()
-    info.retry_delay.FromMilliseconds(int(delay * 1000))
-    status = error_details_pb2.ErrorStatus(code=8, message="full")
-    status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
-    status.details.add(type_url="type.googleapis.com/google.rpc.RetryInfo", value=info.SerializeToString())
-    return status.SerializeToString()
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from typing import Any, Callable, Optional, TypeVar
@@ -10,7 +9,8 @@ from typing import Any, Callable, Optional, TypeVar
 import grpc  # type: ignore[import]
 from google.protobuf.message import DecodeError
 
-from normd.errors import CancelledError, Code, Error, RetryTimeoutError, error_for
+from normd._retry import Attempts
+from normd.errors import CancelledError, Code, Error, error_for
 from normd.types import RetryPolicy
 from normd.v1 import error_details_pb2
 
@@ -29,18 +29,7 @@ class Connection:
         self.retry = retry
         self._sleep = sleep
         self._clock = clock
-        self.channel = grpc.insecure_channel(target, options=[
-            ("grpc.max_send_message_length", max_message_bytes),
-            ("grpc.max_receive_message_length", max_message_bytes),
-            # Every Client is a connection of its own, and a server that comes back is found soon.
-            ("grpc.use_local_subchannel_pool", 1),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            # What an attempt to connect gets: enough for a server far away, or on a busy machine.
-            ("grpc.min_reconnect_backoff_ms", 2000),
-            ("grpc.max_reconnect_backoff_ms", 1000),
-            # Ours keep the request_id and are counted.
-            ("grpc.enable_retries", 0),
-        ])
+        self.channel = grpc.insecure_channel(target, options=channel_options(max_message_bytes))
         # Its answer does not matter, only that it waits until there is a connection.
         self._probe = self.channel.unary_unary("/grpc.health.v1.Health/Check")
         # Guards _looking.
@@ -71,43 +60,22 @@ class Connection:
         return self.run(attempt, timeout)
 
     def run(self, attempt: Callable[[float], T], timeout: float, *, repeatable: bool = True) -> T:
-        """Calls attempt(seconds left), again while attempts and time are left and the server may yet do it.
-
-        That is after UNAVAILABLE, and after a RESOURCE_EXHAUSTED with a retry hint: the server had no room, and says
-        when it expects some; it has not looked at the call then. A hint is waited for in any case, and the pauses of
-        clients that got the same one differ. With `repeatable` false, UNAVAILABLE ends it: what the attempt was made of
-        may be gone.
+        """Calls attempt(seconds left), again while Attempts says so.
 
         Raises:
             Error: what the last attempt met, or that there was none that the time allowed.
         """
-        deadline = self._clock() + timeout
-        pause = self.retry.initial_backoff
-        number = 1
+        attempts = Attempts(self.retry, timeout, self._clock, repeatable)
         while True:
             try:
-                return attempt(max(deadline - self._clock(), 0.0))
+                return attempt(attempts.seconds_left)
             except ValueError as closed:
                 # What grpc raises on a closed channel.
-                raise CancelledError(Code.CANCELLED, f"the client is closed ({closed})", number) from None
+                raise CancelledError(Code.CANCELLED, f"the client is closed ({closed})", attempts.number) from None
             except grpc.RpcError as failure:
-                error = error_of(failure, number)
+                error = error_of(failure, attempts.number)
                 self._look_if_lost(failure.code())
-            unavailable = error.code is Code.UNAVAILABLE and repeatable
-            no_room = error.code is Code.RESOURCE_EXHAUSTED and error.retry_delay is not None
-            if not (unavailable or no_room) or number >= self.retry.max_attempts:
-                raise error
-            wait = random.uniform(0.5, 1.0) * min(pause, self.retry.max_backoff)
-            if error.retry_delay is not None:
-                wait = max(wait, error.retry_delay * random.uniform(1.0, 1.2))
-            if self._clock() + wait >= deadline:
-                if no_room:
-                    raise error
-                message = f"no attempt succeeded within {timeout:g} s; the last: {error.message}"
-                raise RetryTimeoutError(Code.UNAVAILABLE, message, number, error.retry_delay) from error
-            self._sleep(wait)
-            pause *= self.retry.multiplier
-            number += 1
+            self._sleep(attempts.pause_after(error))
 
     def _look_if_lost(self, code: Any) -> None:
         """After UNAVAILABLE, lets a call wait for a connection, so that a server that comes back is found soon.
@@ -132,6 +100,22 @@ class Connection:
             self._looking = False
 
 
+def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
+    """What a channel of ours is like."""
+    return [
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.max_receive_message_length", max_message_bytes),
+        # Every Client is a connection of its own, and a server that comes back is found soon.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        # What an attempt to connect gets: enough for a server far away, or on a busy machine.
+        ("grpc.min_reconnect_backoff_ms", 2000),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        # Ours keep the request_id and are counted.
+        ("grpc.enable_retries", 0),
+    ]
+
+
 def error_of(failure: Any, attempts: int = 1) -> Error:
     """Our exception for a grpc.RpcError."""
     return error_for(failure.code().name, failure.details() or "", attempts, _retry_delay(failure))
@@ -139,7 +123,9 @@ def error_of(failure: Any, attempts: int = 1) -> Error:
 
 def _retry_delay(failure: Any) -> Optional[float]:
     """Seconds of the google.rpc.RetryInfo among the error's details; None if there is none that can be read."""
-    trailer = dict(failure.trailing_metadata() or ()).get("grpc-status-details-bin")
+    # Not dict(): grpc.aio's metadata looks like a mapping, and iterates over pairs as grpc's does.
+    metadata = failure.trailing_metadata() or ()
+    trailer = next((value for key, value in metadata if key == "grpc-status-details-bin"), None)
     if trailer is None:
         return None
     try:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Iterator, Optional, Sequence, Union
 
-from google.protobuf.field_mask_pb2 import FieldMask
-
-from normd import _calls, _convert
+from normd import _convert, _requests
 from normd._connection import Caller
-from normd._watch import LayerWatch
+from normd._watch import LayerWatch, Progress
 from normd.presets import Preset
 from normd.types import Layer, LayerChange, LayerState
-from normd.v1 import layer_service_pb2, resources_pb2
 
 
 class LayerCalls(Caller):
@@ -38,13 +35,7 @@ class LayerCalls(Caller):
         Raises:
             AlreadyExistsError: the name is taken.
         """
-        if isinstance(preset, Preset):
-            settings = {**preset.settings, **settings}
-            preset = preset.name
-        request = layer_service_pb2.CreateLayerRequest(
-            name=name, config=_convert.to_config(num_channels, settings), preset=preset,
-            initial_state=None if initial_state is None else _convert.to_state(initial_state),
-            request_id=_calls.request_id(request_id))
+        request = _requests.create_layer(name, num_channels, preset, initial_state, request_id, settings)
         return _convert.from_layer(self._call(self._layers.CreateLayer, request, timeout).layer)
 
     def get_layer(self, name: str, *, with_state: bool = True, version: int = 0,
@@ -57,12 +48,12 @@ class LayerCalls(Caller):
         Raises:
             FailedPreconditionError: `version` is not among them.
         """
-        request = layer_service_pb2.GetLayerRequest(name=name, view=_view(with_state), version=version)
+        request = _requests.get_layer(name, with_state, version)
         return _convert.from_layer(self._call(self._layers.GetLayer, request, timeout).layer)
 
     def get_layer_if_newer(self, name: str, version: int, *, timeout: Optional[float] = None) -> Optional[Layer]:
         """Reads a layer with its state if its version is above `version`; None if it is not."""
-        request = layer_service_pb2.GetLayerRequest(name=name, view=_view(True), if_newer_than=version)
+        request = _requests.get_layer_if_newer(name, version)
         response = self._call(self._layers.GetLayer, request, timeout)
         return None if response.not_modified else _convert.from_layer(response.layer)
 
@@ -71,8 +62,7 @@ class LayerCalls(Caller):
         """The layers whose name starts with `prefix`, by name in byte order. Asks for a page at a time, when needed."""
         token = ""
         while True:
-            request = layer_service_pb2.ListLayersRequest(prefix=prefix, page_size=page_size, page_token=token,
-                                                          view=_view(with_state))
+            request = _requests.list_layers(prefix, with_state, page_size, token)
             response = self._call(self._layers.ListLayers, request, timeout)
             for layer in response.layers:
                 yield _convert.from_layer(layer)
@@ -89,9 +79,7 @@ class LayerCalls(Caller):
             AbortedError: `etag` (Layer.etag) is given, and the settings have changed since.
             FailedPreconditionError: the setting is immutable, or the layer is frozen.
         """
-        request = layer_service_pb2.UpdateLayerRequest(
-            name=name, config=_convert.to_config(None, settings), update_mask=FieldMask(paths=list(settings)),
-            etag=etag, request_id=_calls.request_id(request_id))
+        request = _requests.update_layer(name, etag, request_id, settings)
         return _convert.from_layer(self._call(self._layers.UpdateLayer, request, timeout).layer)
 
     def freeze_layer(self, name: str, *, request_id: Optional[str] = None, timeout: Optional[float] = None) -> Layer:
@@ -124,9 +112,7 @@ class LayerCalls(Caller):
             FailedPreconditionError: `version` is not kept; or the layer is frozen and share_affine would change it.
             InvalidArgumentError: share_affine for a layer without gamma and beta, or together with `version`.
         """
-        request = layer_service_pb2.ForkLayerRequest(
-            name=name, new_name=new_name, version=version, share_affine=share_affine,
-            reset_statistics=reset_statistics, request_id=_calls.request_id(request_id))
+        request = _requests.fork_layer(name, new_name, version, share_affine, reset_statistics, request_id)
         return _convert.from_layer(self._call(self._layers.ForkLayer, request, timeout).layer)
 
     def watch(self, names: Union[str, Sequence[str], None] = None, *, prefix: Optional[str] = None,
@@ -155,13 +141,13 @@ class LayerCalls(Caller):
             InvalidArgumentError: a name is no name of a layer, or there are too many.
             CancelledError: the client was closed.
         """
-        return LayerWatch(self._connection.retry, self._layers.WatchLayers, names, prefix, _view(with_state),
-                          min_interval, known)
+        request = _requests.watch_layers(names, prefix, with_state, min_interval)
+        return LayerWatch(self._layers.WatchLayers, Progress(self._connection.retry, request, known))
 
     def delete_layer(self, name: str, *, etag: str = "", request_id: Optional[str] = None,
                      timeout: Optional[float] = None) -> None:
         """Deletes a layer and what it has learned."""
-        request = layer_service_pb2.DeleteLayerRequest(name=name, etag=etag, request_id=_calls.request_id(request_id))
+        request = _requests.delete_layer(name, etag, request_id)
         self._call(self._layers.DeleteLayer, request, timeout)
 
     def reset_statistics(self, name: str, *, expected_version: int = 0, request_id: Optional[str] = None,
@@ -171,8 +157,7 @@ class LayerCalls(Caller):
         Raises:
             AbortedError: `expected_version` is given, and the layer has changed since.
         """
-        request = layer_service_pb2.ResetStatisticsRequest(name=name, expected_version=expected_version,
-                                                           request_id=_calls.request_id(request_id))
+        request = _requests.reset_statistics(name, expected_version, request_id)
         return _convert.from_layer(self._call(self._layers.ResetStatistics, request, timeout).layer)
 
     def set_state(self, name: str, state: LayerState, *, expected_version: int = 0, reset_optimizer: bool = False,
@@ -182,11 +167,5 @@ class LayerCalls(Caller):
         running_mean and running_var go together, and bring sample_count and num_batches_tracked with them (0 if not
         given); gamma and beta go together.
         """
-        request = layer_service_pb2.SetStateRequest(
-            name=name, state=_convert.to_state(state), expected_version=expected_version,
-            reset_optimizer=reset_optimizer, request_id=_calls.request_id(request_id))
+        request = _requests.set_state(name, state, expected_version, reset_optimizer, request_id)
         return _convert.from_layer(self._call(self._layers.SetState, request, timeout).layer)
-
-
-def _view(with_state: bool) -> int:
-    return int(resources_pb2.LAYER_VIEW_STATE if with_state else resources_pb2.LAYER_VIEW_CONFIG)

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Iterator, Optional, Union
 
 import grpc  # type: ignore[import]
 
-from normd import _calls, _convert
+from normd import _convert, _requests
 from normd._connection import Caller, error_of, stream_timeout
 from normd.errors import CancelledError, Code, Error
 from normd.types import Snapshot
@@ -44,13 +44,12 @@ class SnapshotCalls(Caller):
             NotFoundError: there is no such layer.
             ResourceExhaustedError: the server holds 1,000 snapshots.
         """
-        request = pb.CreateSnapshotRequest(name=name, layer=layer, prefix=prefix,
-                                           request_id=_calls.request_id(request_id))
+        request = _requests.create_snapshot(name, layer, prefix, request_id)
         return _convert.from_snapshot(self._call(self._snapshots.CreateSnapshot, request, timeout).snapshot)
 
     def list_snapshots(self, prefix: str = "", *, timeout: Optional[float] = None) -> list[Snapshot]:
         """The snapshots whose name starts with `prefix`, by name in byte order."""
-        response = self._call(self._snapshots.ListSnapshots, pb.ListSnapshotsRequest(prefix=prefix), timeout)
+        response = self._call(self._snapshots.ListSnapshots, _requests.list_snapshots(prefix), timeout)
         return [_convert.from_snapshot(snapshot) for snapshot in response.snapshots]
 
     def restore_snapshot(self, name: str, *, layer: str = "", prefix: str = "", new_name: Optional[str] = None,
@@ -69,13 +68,12 @@ class SnapshotCalls(Caller):
             NotFoundError: no such snapshot, or it holds none of these layers.
             FailedPreconditionError: a layer is frozen. None was restored.
         """
-        request = pb.RestoreSnapshotRequest(name=name, selection=_selection(layer, prefix, new_name),
-                                            request_id=_calls.request_id(request_id))
+        request = _requests.restore_snapshot(name, layer, prefix, new_name, request_id)
         return int(self._call(self._snapshots.RestoreSnapshot, request, timeout).num_layers)
 
     def delete_snapshot(self, name: str, *, request_id: Optional[str] = None, timeout: Optional[float] = None) -> None:
         """Deletes a snapshot; layers stay as they are."""
-        request = pb.DeleteSnapshotRequest(name=name, request_id=_calls.request_id(request_id))
+        request = _requests.delete_snapshot(name, request_id)
         self._call(self._snapshots.DeleteSnapshot, request, timeout)
 
     def backup(self, path: Path, *, overwrite: bool = False, timeout: Optional[float] = None) -> int:
@@ -132,7 +130,7 @@ class SnapshotCalls(Caller):
         """
         failures: list[OSError] = []
         with open(path, "rb") as file:
-            requests = _restore_requests(file, _selection(layer, prefix, new_name), failures)
+            requests = _restore_requests(file, _requests.selection(layer, prefix, new_name), failures)
             try:
                 return int(self._snapshots.RestoreBackup(requests, timeout=stream_timeout(timeout)).num_layers)
             except ValueError as closed:
@@ -159,10 +157,6 @@ class SnapshotCalls(Caller):
         if got != want or got == 0:
             raise Error(Code.DATA_LOSS, f"the server ended the backup after {got} bytes of {want}")
         return got
-
-
-def _selection(layer: str, prefix: str, new_name: Optional[str]) -> Any:
-    return pb.RestoreSelection(layer=layer, prefix=prefix, new_name=new_name)
 
 
 def _restore_requests(file: BinaryIO, selection: Any, failures: list[OSError]) -> Iterator[Any]:

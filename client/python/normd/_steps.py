@@ -26,18 +26,96 @@ R = TypeVar("R")
 MOST_BYTES = 64 << 20
 
 _FIELDS = {"TrainStep": "train_step", "Infer": "infer", "Denormalize": "denormalize", "Backward": "backward"}
+_CODES = {code.value for code in Code}
 _ANSWERS = [pb.StepsResponse.DESCRIPTOR.fields_by_name[name].number for name in _FIELDS.values()]
 _ANSWER_PATH: _wire.Path = (frozenset(_ANSWERS), *_calls.ANSWER_PATH)
 
 
-class _Pending(NamedTuple):
+class Pending(NamedTuple):
     """A call that is not answered yet."""
 
     id: int
     call: TensorCall[Any]
     out: Optional[FloatArray]
     nbytes: int
-    future: Future[Any]
+    # A concurrent.futures.Future or an asyncio.Future.
+    future: Any
+
+    def settle(self, answer: Any, elements: Optional[memoryview]) -> None:
+        """Ends the future with what the answer says."""
+        if self.future.done():
+            # Cancelled by whoever waited.
+            return
+        try:
+            if answer.status.code:
+                status = answer.status
+                delay = status.retry_delay.ToNanoseconds() * 1e-9 if status.HasField("retry_delay") else None
+                code = Code(status.code).name if status.code in _CODES else "UNKNOWN"
+                raise error_for(code, status.message, 1, delay)
+            if answer.WhichOneof("result") != _FIELDS[self.call.method]:
+                raise Error(Code.INTERNAL, "the answer is of another call")
+            result = self.call.value_of(getattr(answer, _FIELDS[self.call.method]), elements, self.out)
+        except Exception as failure:
+            self.future.set_exception(failure)
+        else:
+            self.future.set_result(result)
+
+
+class Ledger:
+    """The calls of a stream that are under way, in their order. Whoever owns it guards it, but for prepare()."""
+
+    def __init__(self, max_in_flight: int) -> None:
+        if max_in_flight < 1:
+            raise ValueError(f"max_in_flight is {max_in_flight}, want at least 1")
+        self._max_in_flight = max_in_flight
+        self._ids = itertools.count(1)
+        self._pending: deque[Pending] = deque()
+        self._bytes = 0
+
+    def prepare(self, call: TensorCall[Any], out: Optional[FloatArray], future: Any) -> tuple[Pending, list[_wire.Buffer]]:
+        """A call, and its request as parts to join.
+
+        Raises:
+            TypeError, ValueError: its result cannot go to `out`.
+        """
+        if out is not None:
+            call.check_out(out)
+        number = next(self._ids)
+        parts = [_wire.varint(1 << 3) + _wire.varint(number), *_wire.field(
+            pb.StepsRequest.DESCRIPTOR.fields_by_name[_FIELDS[call.method]].number, call.parts())]
+        return Pending(number, call, out, sum(map(_wire.size, parts)), future), parts
+
+    def has_room(self, pending: Pending) -> bool:
+        """Whether it may be sent now."""
+        return not self._pending or (len(self._pending) < self._max_in_flight and
+                                     self._bytes + pending.nbytes <= MOST_BYTES)
+
+    def enter(self, pending: Pending) -> None:
+        """It is sent now."""
+        self._pending.append(pending)
+        self._bytes += pending.nbytes
+
+    def take(self, answer: Any) -> Pending:
+        """The call that is answered.
+
+        Raises:
+            Error: the answer is not that of the next one.
+        """
+        if not self._pending or self._pending[0].id != answer.id:
+            raise Error(Code.INTERNAL, f"the server answers call {answer.id}, which is not the next")
+        pending = self._pending.popleft()
+        self._bytes -= pending.nbytes
+        return pending
+
+    def take_rest(self) -> deque[Pending]:
+        """Those that are not answered."""
+        rest, self._pending = self._pending, deque()
+        return rest
+
+
+def parse(data: bytes) -> tuple[Any, Optional[memoryview]]:
+    """An answer, and its elements where they are apart from it. Raises DecodeError."""
+    return _wire.split(pb.StepsResponse, data, _ANSWER_PATH)
 
 
 class Steps:
@@ -55,15 +133,10 @@ class Steps:
     """
 
     def __init__(self, method: Callable[..., Any], timeout: Optional[float], max_in_flight: int) -> None:
-        if max_in_flight < 1:
-            raise ValueError(f"max_in_flight is {max_in_flight}, want at least 1")
-        self._max_in_flight = max_in_flight
-        self._ids = itertools.count(1)
+        self._ledger = Ledger(max_in_flight)
         self._requests: queue.SimpleQueue[Optional[bytes]] = queue.SimpleQueue()
-        # Guards what follows; notified when there is room.
+        # Guards the ledger and what follows; notified when there is room.
         self._changed = threading.Condition()
-        self._pending: deque[_Pending] = deque()
-        self._pending_bytes = 0
         # Why no call is taken any more.
         self._ended: Optional[Error] = None
         try:
@@ -122,28 +195,18 @@ class Steps:
             self.cancel()
 
     def _send(self, call: TensorCall[R], out: Optional[FloatArray]) -> Future[R]:
-        if out is not None:
-            call.check_out(out)
-        number = next(self._ids)
-        parts = [_wire.varint(1 << 3) + _wire.varint(number), *_wire.field(
-            pb.StepsRequest.DESCRIPTOR.fields_by_name[_FIELDS[call.method]].number, call.parts())]
-        nbytes = sum(map(_wire.size, parts))
         future: Future[R] = Future()
+        pending, parts = self._ledger.prepare(call, out, future)
         # It is on its way: no cancel().
         future.set_running_or_notify_cancel()
         with self._changed:
-            self._changed.wait_for(lambda: self._ended is not None or self._has_room(nbytes))
+            self._changed.wait_for(lambda: self._ended is not None or self._ledger.has_room(pending))
             if self._ended is not None:
                 raise self._ended
-            self._pending.append(_Pending(number, call, out, nbytes, future))
-            self._pending_bytes += nbytes
+            self._ledger.enter(pending)
             # Under the lock: in the order in which answers are expected.
             self._requests.put(_wire.join(parts))
         return future
-
-    def _has_room(self, nbytes: int) -> bool:
-        return not self._pending or (len(self._pending) < self._max_in_flight and
-                                     self._pending_bytes + nbytes <= MOST_BYTES)
 
     def _end(self, reason: Error) -> None:
         with self._changed:
@@ -168,31 +231,13 @@ class Steps:
         self._requests.put(None)
         self._end(end)
         with self._changed:
-            left, self._pending = self._pending, deque()
-        for pending in left:
+            rest = self._ledger.take_rest()
+        for pending in rest:
             pending.future.set_exception(end)
 
     def _settle(self, data: bytes) -> None:
-        answer, elements = _wire.split(pb.StepsResponse, data, _ANSWER_PATH)
+        answer, elements = parse(data)
         with self._changed:
-            if not self._pending or self._pending[0].id != answer.id:
-                raise Error(Code.INTERNAL, f"the server answers call {answer.id}, which is not the next")
-            pending = self._pending.popleft()
-            self._pending_bytes -= pending.nbytes
+            pending = self._ledger.take(answer)
             self._changed.notify_all()
-        try:
-            if answer.status.code:
-                status = answer.status
-                delay = status.retry_delay.ToNanoseconds() * 1e-9 if status.HasField("retry_delay") else None
-                code = Code(status.code).name if status.code in _CODES else "UNKNOWN"
-                raise error_for(code, status.message, 1, delay)
-            if answer.WhichOneof("result") != _FIELDS[pending.call.method]:
-                raise Error(Code.INTERNAL, "the answer is of another call")
-            result = pending.call.value_of(getattr(answer, _FIELDS[pending.call.method]), elements, pending.out)
-        except Exception as failure:
-            pending.future.set_exception(failure)
-        else:
-            pending.future.set_result(result)
-
-
-_CODES = {code.value for code in Code}
+        pending.settle(answer, elements)

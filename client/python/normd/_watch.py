@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
-from typing import Any, Callable, Iterable, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, Iterable, NamedTuple, Optional, Union
 
 import grpc  # type: ignore[import]
 
 from normd import _convert
 from normd._connection import error_of
+from normd._retry import pause
 from normd.errors import CancelledError, Code, Error
 from normd.types import Layer, LayerChange, RetryPolicy
-from normd.v1 import layer_service_pb2
 
 _log = logging.getLogger("normd")
 
@@ -36,20 +35,9 @@ class LayerWatch:
     Iterate in one thread at a time; close() may be called from any.
     """
 
-    def __init__(self, retry: RetryPolicy, method: Callable[..., Any], names: Union[str, Sequence[str], None],
-                 prefix: Optional[str], view: int, min_interval: float,
-                 known: Iterable[Union[Layer, LayerChange]]) -> None:
-        if (names is None) == (prefix is None):
-            raise ValueError("want names or a prefix to watch (prefix=\"\": all layers), and not both")
-        names = [names] if isinstance(names, str) else list(names or ())
-        if prefix is None and not names:
-            raise ValueError("there are no names to watch")
-        if not 0 <= min_interval <= 3600:
-            raise ValueError(f"min_interval is {min_interval!r}, want seconds from 0 to 3600")
-        request = layer_service_pb2.WatchLayersRequest(names=names, prefix=prefix or "", view=view)
-        request.min_interval.FromNanoseconds(round(min_interval * 1e9))
+    def __init__(self, method: Callable[..., Any], progress: Progress) -> None:
         # Apart from this object, which may then be dropped while the thread waits.
-        self._feed = _Feed(retry, method, request, known)
+        self._feed = _Feed(method, progress)
 
     def close(self) -> None:
         """Ends the iteration, also one that waits in another thread. May be called again."""
@@ -62,10 +50,7 @@ class LayerWatch:
         self.close()
 
     def __del__(self) -> None:
-        # Absent: __init__ has failed.
-        feed = self.__dict__.get("_feed")
-        if feed is not None:
-            feed.close()
+        self._feed.close()
 
     def __iter__(self) -> LayerWatch:
         return self
@@ -93,17 +78,72 @@ class _Known(NamedTuple):
     deleted: bool
 
 
+class Progress:
+    """What a watch has told, what a stream goes on from, and when the next one starts. For one thread at a time.
+
+    Args:
+        request: the message, without what is known.
+        known: see Client.watch.
+    """
+
+    def __init__(self, retry: RetryPolicy, request: Any, known: Iterable[Union[Layer, LayerChange]]) -> None:
+        self._retry = retry
+        self._request = request
+        self._known = {layer.name: _Known(layer.uid, layer.version, isinstance(layer, LayerChange) and
+                                          layer.layer is None) for layer in known}
+        self._backoff = retry.initial_backoff
+        # Whether no stream has worked yet: the first tells what is wrong.
+        self.first = True
+
+    def request(self) -> Any:
+        """The message that a stream starts with."""
+        del self._request.known[:]
+        for name, known in self._known.items():
+            self._request.known.add(name=name, uid=known.uid, version=known.version)
+        return self._request
+
+    def take_in(self, answer: Any) -> Optional[LayerChange]:
+        """What an answer tells; None if that is known."""
+        name, uid, version = answer.layer.name, answer.layer.uid, answer.layer.version
+        known = self._known.get(name)
+        if not answer.deleted:
+            self._known[name] = _Known(uid, version, False)
+            return LayerChange(name, uid, version, _convert.from_layer(answer.layer))
+        if known is not None and known.deleted:
+            return None
+        if self._request.names:
+            # Stays known, for the server does not take a name that it has never heard of.
+            self._known[name] = _Known(uid, version, True)
+        else:
+            self._known.pop(name, None)
+        return LayerChange(name, uid, version, None)
+
+    def pause_after(self, error: Error, came: bool, lasted: float) -> Optional[float]:
+        """Seconds until the next stream, after one that ended; None: that was the last.
+
+        Args:
+            came: whether it brought something.
+            lasted: seconds.
+        """
+        # A proxy that stops cancels. So does a client that is closed, which the next attempt finds.
+        if error.code not in (Code.UNAVAILABLE, Code.CANCELLED) and error.retry_delay is None:
+            return None
+        if came or self.first or lasted > _LONG_ATTEMPT:
+            self._backoff, self.first = self._retry.initial_backoff, False
+            if error.code is not Code.CANCELLED:
+                _log.warning("a watch of layers has lost the server, and looks for it: %s", error)
+        wait = pause(self._retry, self._backoff, error)
+        self._backoff *= self._retry.multiplier
+        return wait
+
+
 class _Feed:
     """What has come and was not taken yet, and the thread that brings it."""
 
-    def __init__(self, retry: RetryPolicy, method: Callable[..., Any], request: Any,
-                 known: Iterable[Union[Layer, LayerChange]]) -> None:
-        self._retry = retry
+    def __init__(self, method: Callable[..., Any], progress: Progress) -> None:
         self._method = method
-        self._request = request
         # Of the thread.
-        self._known = {layer.name: _Known(layer.uid, layer.version, isinstance(layer, LayerChange) and
-                                          layer.layer is None) for layer in known}
+        self._progress = progress
         # Guards what follows; notified when it changes.
         self._changed = threading.Condition()
         self._news: dict[str, LayerChange] = {}
@@ -132,73 +172,42 @@ class _Feed:
             return None
 
     def _run(self) -> None:
-        pause, first = self._retry.initial_backoff, True
         while True:
             started = time.monotonic()
-            came, error, again = self._receive(first)
+            came, error, lost = self._receive()
+            wait = self._progress.pause_after(error, came, time.monotonic() - started) if lost else None
             with self._changed:
-                if not again:
+                if wait is None:
                     self._failure = error
                     self._changed.notify_all()
-                if self._closed or not again:
+                if wait is None or self._closed:
                     return
-            if came or first or time.monotonic() - started > _LONG_ATTEMPT:
-                pause, first = self._retry.initial_backoff, False
-                if error.code is not Code.CANCELLED:
-                    _log.warning("a watch of layers has lost the server, and looks for it: %s", error)
-            wait = random.uniform(0.5, 1.0) * min(pause, self._retry.max_backoff)
-            if error.retry_delay is not None:
-                wait = max(wait, error.retry_delay * random.uniform(1.0, 1.2))
-            pause *= self._retry.multiplier
-            with self._changed:
                 self._changed.wait_for(lambda: self._closed, wait)
 
-    def _receive(self, first: bool) -> tuple[bool, Error, bool]:
+    def _receive(self) -> tuple[bool, Error, bool]:
         """Reads one stream to its end; whether something came, why it ended, and whether another one may go on."""
         came = False
-        del self._request.known[:]
-        for name, known in self._known.items():
-            self._request.known.add(name=name, uid=known.uid, version=known.version)
         with self._changed:
             if self._closed:
                 return came, CancelledError(Code.CANCELLED, "the watch is closed"), False
             try:
                 # But for the first, which tells what is wrong, a call waits for a server: grpc looks for one, once in
                 # two seconds, only while somebody waits.
-                self._call = self._method(self._request, wait_for_ready=not first)
+                self._call = self._method(self._progress.request(), wait_for_ready=not self._progress.first)
             except ValueError as closed:
                 # What grpc raises on a closed channel.
                 return came, CancelledError(Code.CANCELLED, f"the client is closed ({closed})"), False
         try:
             for answer in self._call:
                 came = True
-                self._take_in(answer)
+                change = self._progress.take_in(answer)
+                with self._changed:
+                    if change is not None and not self._closed:
+                        self._news[change.name] = change
+                        self._changed.notify_all()
         except grpc.RpcError as failure:
-            error = error_of(failure)
-            # A proxy that stops cancels. So does a client that is closed, which the next attempt finds.
-            again = error.code in (Code.UNAVAILABLE, Code.CANCELLED) or error.retry_delay is not None
-            return came, error, again
+            return came, error_of(failure), True
         except Exception as broken:
             self._call.cancel()
             return came, Error(Code.INTERNAL, f"an answer cannot be read: {broken}"), False
         return came, Error(Code.UNAVAILABLE, "the server has ended the stream"), True
-
-    def _take_in(self, answer: Any) -> None:
-        name, uid, version = answer.layer.name, answer.layer.uid, answer.layer.version
-        known = self._known.get(name)
-        if answer.deleted:
-            if known is not None and known.deleted:
-                return
-            if self._request.names:
-                # Stays known, for the server does not take a name that it has never heard of.
-                self._known[name] = _Known(uid, version, True)
-            else:
-                self._known.pop(name, None)
-            change = LayerChange(name, uid, version, None)
-        else:
-            self._known[name] = _Known(uid, version, False)
-            change = LayerChange(name, uid, version, _convert.from_layer(answer.layer))
-        with self._changed:
-            if not self._closed:
-                self._news[name] = change
-                self._changed.notify_all()

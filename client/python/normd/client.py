@@ -8,7 +8,7 @@ from typing import Any, Callable, Iterable, Literal, Optional, Sequence, TypeVar
 import numpy as np
 from numpy.typing import DTypeLike
 
-from normd import _calls, _convert, _streams
+from normd import _calls, _convert, _requests, _streams
 from normd._calls import TensorCall
 from normd._connection import Connection, check_timeout, stream_timeout
 from normd._convert import PerChannel
@@ -205,9 +205,7 @@ class Client(LayerCalls, SnapshotCalls):
             FailedPreconditionError: the layer keeps no running statistics.
             ResourceExhaustedError: the layer knows 10,000 contributors already.
         """
-        request = normalization_service_pb2.MergeMomentsRequest(
-            layer=layer, moments=_convert.to_moments(moments), contributor=contributor, sequence=sequence,
-            request_id=_calls.request_id(request_id))
+        request = _requests.merge_moments(layer, moments, contributor, sequence, request_id)
         return _convert.from_merge(self._call(self._normalization.MergeMoments, request, timeout))
 
     # Streams.

@@ -1,0 +1,79 @@
+"""One gRPC channel of an event loop: deadlines, retries, and errors as ours."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Awaitable, Callable, Optional
+
+import grpc  # type: ignore[import]
+import grpc.aio  # type: ignore[import]
+
+from normd._connection import channel_options, check_timeout, error_of
+from normd._retry import Attempts
+from normd.errors import CancelledError, Code, Error
+from normd.types import RetryPolicy
+
+Sleep = Callable[[float], Awaitable[None]]
+
+
+class Connection:
+    """Sends messages, for the event loop in which it was made. `sleep` and `clock` are there for tests.
+
+    Raises:
+        RuntimeError: there is no running event loop.
+    """
+
+    def __init__(self, target: str, retry: RetryPolicy, max_message_bytes: int, sleep: Sleep = asyncio.sleep,
+                 clock: Callable[[], float] = time.monotonic) -> None:
+        # Grpc would take another loop where none runs, and fail in the first call.
+        asyncio.get_running_loop()
+        self.retry = retry
+        self._sleep = sleep
+        self._clock = clock
+        self._closed = False
+        self.channel = grpc.aio.insecure_channel(target, options=channel_options(max_message_bytes))
+
+    async def close(self) -> None:
+        """Cancels the calls under way."""
+        self._closed = True
+        await self.channel.close()
+
+    async def call(self, method: Callable[..., Any], request: Any, timeout: float) -> Any:
+        """Sends `request`, again while Attempts says so.
+
+        Raises:
+            Error: what the last attempt met, or that there was none that the time allowed.
+            asyncio.CancelledError: the task was cancelled, and with it the call.
+        """
+        attempts = Attempts(self.retry, timeout, self._clock)
+        while True:
+            try:
+                return await method(request, timeout=attempts.seconds_left)
+            except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as failure:
+                error = self.error_of(failure, attempts.number)
+            await self._sleep(attempts.pause_after(error))
+
+    def error_of(self, failure: BaseException, attempts: int = 1) -> Error:
+        """Our exception for what grpc raises; `failure` itself is raised if it is the cancellation of this task."""
+        if isinstance(failure, grpc.RpcError):
+            return error_of(failure, attempts)
+        if isinstance(failure, asyncio.CancelledError) and not (self._closed and not _task_is_cancelled()):
+            raise failure
+        return CancelledError(Code.CANCELLED, f"the client is closed ({failure or 'in the middle of the call'})", attempts)
+
+
+def _task_is_cancelled() -> bool:
+    """Whether somebody has asked for it: a channel that is closed cancels calls, too. Before Python 3.11: perhaps."""
+    task = asyncio.current_task()
+    return task is None or not hasattr(task, "cancelling") or task.cancelling() > 0
+
+
+class Caller:
+    """What the parts of Client have in common."""
+
+    _connection: Connection
+    _timeout: float
+
+    async def _call(self, method: Callable[..., Any], request: Any, timeout: Optional[float]) -> Any:
+        return await self._connection.call(method, request, check_timeout(timeout, self._timeout))

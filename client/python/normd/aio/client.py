@@ -1,0 +1,128 @@
+"""The client for asyncio: one coroutine per call of the API."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal, Optional, TypeVar
+
+from normd import _calls, _convert, _requests, _wire
+from normd._calls import ANSWERS, TensorCall
+from normd._connection import check_timeout, stream_timeout
+from normd._convert import PerChannel
+from normd._in_band import SERVICE
+from normd.aio._connection import Connection, Sleep
+from normd.aio._layers import LayerCalls, SnapshotCalls
+from normd.aio._steps import Steps
+from normd.client import DEFAULT_TARGET
+from normd.moments import Moments
+from normd.types import (BackwardResult, FloatArray, InferResult, Layout, MergeMomentsResult, Optimizer, RetryPolicy,
+                         TrainStepResult)
+from normd.v1 import layer_service_pb2_grpc, normalization_service_pb2_grpc, snapshot_service_pb2_grpc
+
+R = TypeVar("R")
+
+
+class Client(LayerCalls, SnapshotCalls):
+    """A connection to a normd server, for the event loop in which it is made. Use it in `async with`, or close() it.
+
+    The methods are normd.Client's, which say what they do; here they are awaited, and list_layers and watch are
+    asynchronous iterators. Any number of calls may be under way. Arrays are turned into messages in the event loop: a
+    tensor of 25 MB holds it up for some 10 ms; for such ones use normd.Client in a thread.
+
+    A task that is cancelled, be it by asyncio.wait_for or a TaskGroup, cancels its call: the server drops it, or has
+    done it already. A mutation that is to happen once in any case is called again with the same request_id.
+
+    Args:
+        target, timeout, retry, max_message_bytes: as for normd.Client.
+        transport: "grpc"; there is no shared memory for asyncio.
+        sleep: used between attempts; for tests.
+
+    Raises:
+        RuntimeError: there is no running event loop: make it in a coroutine.
+        ValueError: another transport.
+    """
+
+    def __init__(self, target: str = DEFAULT_TARGET, *, timeout: float = 30.0, retry: RetryPolicy = RetryPolicy(),
+                 max_message_bytes: int = 1 << 30, transport: Literal["grpc"] = "grpc",
+                 sleep: Sleep = asyncio.sleep) -> None:
+        if transport != "grpc":
+            raise ValueError(f"transport is {transport!r}, want 'grpc': shared memory is for normd.Client, in a thread")
+        self._target = target
+        self._timeout = check_timeout(timeout, timeout)
+        self._connection = Connection(target, retry, max_message_bytes, sleep)
+        channel = self._connection.channel
+        self._layers = layer_service_pb2_grpc.LayerServiceStub(channel)
+        self._snapshots = snapshot_service_pb2_grpc.SnapshotServiceStub(channel)
+        self._normalization = normalization_service_pb2_grpc.NormalizationServiceStub(channel)
+        # Bytes to bytes: see _wire.
+        self._methods: dict[str, Any] = {name: channel.unary_unary(SERVICE + name) for name in ANSWERS}
+
+    @property
+    def target(self) -> str:
+        """Where the server is."""
+        return self._target
+
+    async def close(self) -> None:
+        """Ends the connection; calls under way fail with CANCELLED. May be called again."""
+        await self._connection.close()
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    def __repr__(self) -> str:
+        return f"normd.aio.Client({self._target!r})"
+
+    async def train_step(self, layer: str, x: FloatArray, *, layout: Layout = "channels_first",
+                         gamma: Optional[PerChannel] = None, beta: Optional[PerChannel] = None,
+                         omit_output: bool = False, skip_update: bool = False, request_id: Optional[str] = None,
+                         out: Optional[FloatArray] = None, timeout: Optional[float] = None) -> TrainStepResult:
+        """As normd.Client.train_step."""
+        call = _calls.train_step(layer, x, layout, gamma, beta, omit_output, skip_update, request_id)
+        return await self._carry_out(call, out, timeout)
+
+    async def infer(self, layer: str, x: FloatArray, *, layout: Layout = "channels_first", version: int = 0,
+                    out: Optional[FloatArray] = None, timeout: Optional[float] = None) -> InferResult:
+        """As normd.Client.infer."""
+        return await self._carry_out(_calls.infer(layer, x, layout, version), out, timeout)
+
+    async def denormalize(self, layer: str, y: FloatArray, *, layout: Layout = "channels_first", version: int = 0,
+                          out: Optional[FloatArray] = None, timeout: Optional[float] = None) -> InferResult:
+        """As normd.Client.denormalize."""
+        return await self._carry_out(_calls.denormalize(layer, y, layout, version), out, timeout)
+
+    async def backward(self, layer: str, x: FloatArray, dy: FloatArray, *, layout: Layout = "channels_first",
+                       batch_mean: Optional[PerChannel] = None, batch_var: Optional[PerChannel] = None,
+                       frozen: bool = False, gamma: Optional[PerChannel] = None,
+                       optimizer: Optional[Optimizer] = None, omit_dx: bool = False, version: int = 0,
+                       request_id: Optional[str] = None, out: Optional[FloatArray] = None,
+                       timeout: Optional[float] = None) -> BackwardResult:
+        """As normd.Client.backward."""
+        call = _calls.backward(layer, x, dy, layout, batch_mean, batch_var, frozen, gamma, optimizer, omit_dx, version,
+                               request_id)
+        return await self._carry_out(call, out, timeout)
+
+    async def merge_moments(self, layer: str, moments: Moments, *, contributor: str = "", sequence: int = 0,
+                            request_id: Optional[str] = None, timeout: Optional[float] = None) -> MergeMomentsResult:
+        """As normd.Client.merge_moments."""
+        request = _requests.merge_moments(layer, moments, contributor, sequence, request_id)
+        return _convert.from_merge(await self._call(self._normalization.MergeMoments, request, timeout))
+
+    def steps(self, *, timeout: Optional[float] = None, max_in_flight: int = 16) -> Steps:
+        """As normd.Client.steps: many calls on one stream, without the wait for an answer between them.
+
+            async with client.steps() as steps:
+                futures = [await steps.train_step("net.bn1", x, omit_output=True) for x in batches]
+            futures[-1].result().version
+        """
+        method = self._connection.channel.stream_stream(SERVICE + "Steps")
+        return Steps(self._connection, method, stream_timeout(timeout), max_in_flight)
+
+    async def _carry_out(self, call: TensorCall[R], out: Optional[FloatArray], timeout: Optional[float]) -> R:
+        if out is not None:
+            call.check_out(out)
+        # All attempts send the same bytes: x and out may share memory.
+        request = _wire.join(call.parts())
+        return call.value(await self._call(self._methods[call.method], request, timeout), out)
