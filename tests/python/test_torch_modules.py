@@ -6,6 +6,7 @@ import copy
 import io
 import itertools
 import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -369,7 +370,7 @@ def test_replace_keeps_everything(client: normd.Client, layer: str) -> None:
     net[1].weight.requires_grad_(False)
     net[4].eval()
     original = copy.deepcopy(net)
-    assert normd.torch.replace_batch_norms(net, client, layer) is net
+    assert normd.torch.convert(net, client, layer) is net
     names = [found.name for found in client.list_layers(layer + ".")]
     assert names == [f"{layer}.1", f"{layer}.2.0", f"{layer}.2.1", f"{layer}.2.2", f"{layer}.4"]
     assert net[2][2] is net[3]
@@ -381,9 +382,107 @@ def test_replace_keeps_everything(client: normd.Client, layer: str) -> None:
     torch.testing.assert_close(net(x), original(x), rtol=1e-4, atol=1e-4)
     assert_same_state(original, net, rtol=1e-4, atol=1e-4)
     modules = list(net.modules())
-    normd.torch.replace_batch_norms(net, client, layer)
+    normd.torch.convert(net, client, layer)
     assert list(net.modules()) == modules
-    alone = normd.torch.replace_batch_norms(torch.nn.BatchNorm1d(3), client, layer + ".alone")
+    alone = normd.torch.convert(torch.nn.BatchNorm1d(3), client, layer + ".alone")
     assert isinstance(alone, normd.torch.BatchNorm1d)
     with pytest.warns(UserWarning, match="Lazy"), pytest.raises(ValueError, match="lazy"):
-        normd.torch.replace_batch_norms(torch.nn.LazyBatchNorm1d(), client, layer + ".lazy")
+        normd.torch.convert(torch.nn.LazyBatchNorm1d(), client, layer + ".lazy")
+
+
+class Shared(torch.nn.Module):
+    """Batch norms in several places, of several kinds, modes and dtypes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.BatchNorm2d(6, 1e-3, 0.3)
+        self.blocks = torch.nn.ModuleList([
+            torch.nn.BatchNorm2d(6, affine=False), torch.nn.BatchNorm2d(6, track_running_stats=False),
+            torch.nn.BatchNorm2d(6, momentum=None), self.first, torch.nn.BatchNorm2d(6, dtype=torch.float32)])
+        self.flat = torch.nn.BatchNorm1d(6)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.flat(x.mean((2, 3)))
+
+
+def test_there_and_back(client: normd.Client, layer: str, tmp_path: Path) -> None:
+    torch.manual_seed(11)
+    net = Shared().double()
+    net.blocks[4].float().double()
+    net.blocks[0].eval()
+    net.first.bias.requires_grad_(False)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.uniform_(0.5, 2)
+    original = copy.deepcopy(net)
+    normd.torch.convert(net, client, layer)
+    optimizers = [torch.optim.SGD([p for p in m.parameters() if p.requires_grad], 0.05) for m in (original, net)]
+    for _ in range(4):
+        x = torch.randn(5, 6, 3, 4, dtype=torch.float64)
+        for module, optimizer in zip((original, net), optimizers):
+            optimizer.zero_grad()
+            (module(x) ** 3).mean().backward()
+            optimizer.step()
+    # Not told to the server yet: the last step of the optimizer.
+    assert normd.torch.revert(net) is net
+    assert not any(isinstance(module, (normd.torch.BatchNorm1d, normd.torch.BatchNorm2d)) for module in net.modules())
+    assert [type(m) for m in net.modules()] == [type(m) for m in original.modules()]
+    assert net.blocks[3] is net.first
+    assert [m.training for m in net.modules()] == [m.training for m in original.modules()]
+    assert [p.requires_grad for p in net.parameters()] == [p.requires_grad for p in original.parameters()]
+    assert [m.extra_repr() for m in net.modules()] == [m.extra_repr() for m in original.modules()]
+    assert_same_state(original, net, rtol=1e-10, atol=1e-11)
+    # It needs no server: scripted, saved, loaded elsewhere.
+    state = client.get_layer(layer + ".first").state
+    np.testing.assert_array_equal(net.first.weight.detach().numpy(), state.gamma)
+    path = tmp_path / "net.pt"
+    torch.jit.script(net.eval()).save(str(path))
+    torch.testing.assert_close(torch.jit.load(str(path))(x), original.eval()(x), rtol=1e-9, atol=1e-9)
+
+
+def test_revert_takes_what_others_have_trained(client: normd.Client, layer: str) -> None:
+    served = normd.torch.BatchNorm1d(5, client=client, layer=layer, dtype=torch.float16)
+    step = client.train_step(layer, np.random.default_rng(1).standard_normal((9, 5)), gamma=[2] * 5, beta=[3] * 5)
+    plain = normd.torch.revert(served)
+    assert type(plain) is torch.nn.BatchNorm1d and plain.weight.dtype == plain.running_mean.dtype == torch.float16
+    assert plain.weight.tolist() == [2] * 5 and plain.bias.tolist() == [3] * 5
+    assert int(plain.num_batches_tracked) == step.num_batches_tracked == 1
+    np.testing.assert_array_equal(plain.running_mean.numpy(), (0.1 * step.batch_mean).astype(np.float16))
+    # A plain network passes, and so does one that has been reverted.
+    assert normd.torch.revert(plain) is plain
+
+
+def test_revert_of_frozen_and_of_server_learned(client: normd.Client, layer: str) -> None:
+    net = torch.nn.Sequential(torch.nn.BatchNorm1d(5), torch.nn.BatchNorm1d(5))
+    normd.torch.convert(net, client, layer, optimizer=normd.SGD(0.1))
+    net[0].freeze()
+    x = torch.randn(8, 5)
+    (net(x) ** 3).sum().backward()
+    gamma = client.get_layer(layer + ".1").state.gamma
+    normd.torch.revert(net)
+    assert [module.training for module in net] == [False, True]
+    assert all(parameter.requires_grad for parameter in net.parameters())
+    np.testing.assert_array_equal(net[1].weight.detach().numpy(), gamma.astype(np.float32))
+    assert not np.array_equal(gamma, np.ones(5))
+
+
+def test_tensors_are_not_copied_here(client: normd.Client, layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes to the client is the input's own memory, and what comes from there is the output's."""
+    ours = normd.torch.BatchNorm2d(5, client=client, layer=layer)
+    seen: list[Any] = []
+
+    def train_step(name: str, x: np.ndarray, **settings: Any) -> normd.TrainStepResult:
+        result = type(client).train_step(client, name, x, **settings)
+        seen.append((x, result.y))
+        return result
+
+    monkeypatch.setattr(client, "train_step", train_step)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        x = torch.randn(4, 5, 6, 7).contiguous(memory_format=memory_format)
+        y = ours(x)
+        given, got = seen.pop()
+        assert given.ctypes.data == x.data_ptr() and got.ctypes.data == y.data_ptr()
+        assert y.stride() == x.stride()

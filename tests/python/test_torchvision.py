@@ -35,7 +35,7 @@ def test_model(client: normd.Client, layer: str, name: str, memory: str) -> None
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, std=0.2)
-    served = normd.torch.replace_batch_norms(copy.deepcopy(original), client, layer)
+    served = normd.torch.convert(copy.deepcopy(original), client, layer)
     assert sum(1 for _ in client.list_layers(layer + ".", page_size=20)) == count
     assert [key for key, _ in served.named_parameters()] == [key for key, _ in original.named_parameters()]
 
@@ -71,7 +71,7 @@ def test_model_in_float32(client: normd.Client, layer: str, name: str) -> None:
     for module in original.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    served = normd.torch.replace_batch_norms(copy.deepcopy(original), client, layer)
+    served = normd.torch.convert(copy.deepcopy(original), client, layer)
     x = torch.randn(4, 3, 64, 64)
     with torch.no_grad():
         assert relative(served(x), original(x)) < 1e-3

@@ -126,7 +126,7 @@ def serve(network: Network, client: normd.Client) -> Network:
     """`network` with its batch norms on the server, in new layers: those of an earlier run are deleted."""
     for layer in list(client.list_layers(f"{PREFIX}.bn")):
         client.delete_layer(layer.name)
-    normd.torch.replace_batch_norms(network, client, PREFIX, optimizer=normd.SGD(LEARNING_RATE, momentum=MOMENTUM))
+    normd.torch.convert(network, client, PREFIX, optimizer=normd.SGD(LEARNING_RATE, momentum=MOMENTUM))
     return network
 
 

@@ -136,14 +136,14 @@ def export_module(client: Client, module: Any, *, prefix: str = "", estimator: E
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    from normd.torch import _ServedBatchNorm
+    from normd._torch_modules import ServedBatchNorm
 
     modules = {layer_name(prefix, name): (name, one) for name, one in module.named_modules() if isinstance(one, _BatchNorm)}
     tracking = [name for name, (_, one) in modules.items() if one.running_mean is not None]
     if not modules:
         raise ValueError("the module holds no batch norm")
     for label, one in modules.values():
-        if isinstance(one, _ServedBatchNorm):
+        if isinstance(one, ServedBatchNorm):
             raise ValueError(f"{label!r} is of normd.torch and keeps its state on the server, want torch's own")
         if any(torch.nn.parameter.is_lazy(value) for value in [*one.parameters(), *one.buffers()]):
             raise ValueError(f"{label!r} is not initialized yet ({type(one).__name__}): call the module once")
