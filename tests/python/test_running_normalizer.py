@@ -114,6 +114,9 @@ def test_clips(client: normd.Client, layer: str) -> None:
     normalizer = normd.RunningNormalizer(client, layer, 1, clip=2.0)
     assert normalizer([[-100.0], [1.5], [100.0]]).ravel().tolist() == [-2, pytest.approx(1.5), 2]
     assert np.isnan(normalizer([np.nan])[0])
+    # NumPy has no array for out= in the sum of two plain numbers.
+    plain = normd.RunningNormalizer(client, layer + ".plain", (), clip=2.0)
+    assert plain(100.0).item() == 2 and plain(np.float32(1.5)).dtype == np.float32 and plain.denormalize(1).shape == ()
 
 
 def test_refuses_what_it_cannot_take(client: normd.Client, layer: str) -> None:

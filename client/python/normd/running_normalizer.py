@@ -158,7 +158,8 @@ class RunningNormalizer:
         """
         array = self._checked(x, "x")
         statistics = self.obs_rms
-        y = (array.astype(np.float64) - statistics.mean) / np.sqrt(statistics.var + self._eps)
+        # An array also of a plain number, which NumPy would give back as no array.
+        y = np.asarray((array.astype(np.float64) - statistics.mean) / np.sqrt(statistics.var + self._eps))
         if self._clip is not None:
             np.clip(y, -self._clip, self._clip, out=y)
         return _as_output(y, array.dtype)
@@ -169,7 +170,7 @@ class RunningNormalizer:
         """The inverse of normalize, but for what clip has cut off: y * sqrt(var + eps) + mean."""
         array = self._checked(y, "y")
         statistics = self.obs_rms
-        x = array.astype(np.float64) * np.sqrt(statistics.var + self._eps) + statistics.mean
+        x = np.asarray(array.astype(np.float64) * np.sqrt(statistics.var + self._eps) + statistics.mean)
         return _as_output(x, array.dtype)
 
     # The shared statistics.
@@ -210,6 +211,20 @@ class RunningNormalizer:
     def last_error(self) -> Optional[Error]:
         """Why the last push failed; None if it did not."""
         return self._last_error
+
+    def use(self, statistics: Any) -> None:
+        """Normalizes with these from now on, until the next push; the layer and the delta stay as they are.
+
+        Args:
+            statistics: has mean, var and count, as RunningMeanStd.
+
+        Raises:
+            ValueError: they are of another shape.
+        """
+        mean, var = np.asarray(statistics.mean), np.asarray(statistics.var)
+        if mean.shape != self._shape or var.shape != self._shape:
+            raise ValueError(f"mean and var have shapes {mean.shape} and {var.shape}, want {self._shape}")
+        self._set_statistics(mean, var, np.asarray([statistics.count]))
 
     # To and from the server.
 
