@@ -10,6 +10,7 @@ from typing import Any, Literal, Optional
 import numpy as np
 import numpy.typing as npt
 
+from normd import _progress
 from normd.client import Client
 from normd.errors import AlreadyExistsError, Code, NotFoundError
 from normd.types import Layer, LayerConfig, LayerState
@@ -127,13 +128,15 @@ def check_prefix(prefix: str) -> None:
         raise ValueError(f"the prefix is {prefix!r}, want one that ends with a dot")
 
 
-def store(client: Client, found: Sequence[Found], arrays: Iterable[str], on_existing: OnExisting) -> ImportReport:
+def store(client: Client, found: Sequence[Found], arrays: Iterable[str], on_existing: OnExisting,
+          progress: bool = False) -> ImportReport:
     """Makes the layers, after a look at all of those that exist already."""
     names = [one.name for one in found]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise ValueError(f"several batch norms have the name {min(repeated)!r}")
-    existing = {one.name: layer for one in found if (layer := _existing(client, one.name)) is not None}
+    existing = {one.name: layer for one in _progress.shown(found, progress, "looking")
+                if (layer := _existing(client, one.name)) is not None}
     if existing and on_existing == "error":
         shown = ", ".join(sorted(existing)[:3])
         raise AlreadyExistsError(
@@ -144,7 +147,7 @@ def store(client: Client, found: Sequence[Found], arrays: Iterable[str], on_exis
             if one.name in existing:
                 _check_fits(one, existing[one.name].config)
     layers = []
-    for one in found:
+    for one in _progress.shown(found, progress, "storing"):
         if one.name not in existing:
             outcome, layer = "created", _create(client, one)
         elif on_existing == "skip":

@@ -23,7 +23,7 @@ __all__ = ["ImportReport", "ImportedLayer", "import_keras", "import_onnx", "impo
 
 
 def import_onnx(client: Client, model: Any, *, prefix: str = "", negative_variance: NegativeVariance = "error",
-                on_existing: OnExisting = "error") -> ImportReport:
+                on_existing: OnExisting = "error", progress: bool = False) -> ImportReport:
     """Makes a layer of every BatchNormalization node whose scale, B, mean and variance are initialisers.
 
     A layer is named by its node ("/a/bn:0" is a.bn_0) or, if that has no name, by its scale's initialiser without
@@ -32,6 +32,7 @@ def import_onnx(client: Client, model: Any, *, prefix: str = "", negative_varian
 
     Args:
         model: onnx.ModelProto, or the path of one.
+        progress: show how far it is, if tqdm is installed.
 
     Raises:
         ValueError: no such node, or as normd.state_dict.import_state_dict.
@@ -56,7 +57,7 @@ def import_onnx(client: Client, model: Any, *, prefix: str = "", negative_varian
         remarks.append(f"momentum {one.momentum:g} of the old value")
         found.append(Found(one.layer, state, one.inputs, one.epsilon, one_minus(one.momentum), remarks,
                            preset="reference"))
-    return store(client, found, [*arrays, *left_out], on_existing)
+    return store(client, found, [*arrays, *left_out], on_existing, progress)
 
 
 def import_keras(client: Client, name: str, weights: Sequence[npt.ArrayLike], *, momentum: float = 0.99,

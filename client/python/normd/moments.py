@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 import numpy as np
 
-from normd import _tensors
+from normd import _repr, _tensors
 from normd.types import Float64Array, FloatArray, Int64Array, Layout
 
 
@@ -130,6 +130,9 @@ class Moments:
         """Population variance of each channel; NaN where there are no values."""
         none = np.full(self.num_channels, np.nan)
         return np.divide(self.m2, self.count, out=none, where=self.count > 0)
+
+    def __repr__(self) -> str:
+        return _repr.brief(self)
 
 
 def _sum(values: Float64Array, where: Optional[Any]) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, NoReturn, Optional, Sequence, Union
 import numpy as np
 from numpy.typing import ArrayLike
 
+from normd import _repr
 from normd._convert import per_channel
 from normd.client import Client
 from normd.errors import AlreadyExistsError, Error, InvalidArgumentError, NotFoundError
@@ -34,6 +35,9 @@ class RunningMeanStd:
     mean: Float64Array
     var: Float64Array
     count: float
+
+    def __repr__(self) -> str:
+        return _repr.brief(self)
 
 
 class RunningNormalizer:

@@ -36,7 +36,7 @@ _MEAN, _VAR, _BATCHES, _WEIGHT, _BIAS = "running_mean", "running_var", "num_batc
 
 def import_state_dict(client: Client, arrays: Mapping[str, Array], *, prefix: str = "", momentum: Optional[float] = 0.1,
                       eps: float = 1e-5, negative_variance: NegativeVariance = "error",
-                      on_existing: OnExisting = "error") -> ImportReport:
+                      on_existing: OnExisting = "error", progress: bool = False) -> ImportReport:
     """Makes a layer of every batch norm of a state_dict: every X with X.running_mean and X.running_var.
 
     All of them are checked before the first layer is made. An error of the server later on leaves the layers that were
@@ -51,6 +51,7 @@ def import_state_dict(client: Client, arrays: Mapping[str, Array], *, prefix: st
         negative_variance: "clamp" takes 0 for a variance below 0, which sums that were rounded can give.
         on_existing: what to do with a layer that exists: refuse, leave it alone, or overwrite its state (its settings
             stay as they are).
+        progress: show how far it is, if tqdm is installed.
 
     Raises:
         ValueError: no batch norm, lists of different lengths, a value that is not finite, a variance below 0.
@@ -60,11 +61,11 @@ def import_state_dict(client: Client, arrays: Mapping[str, Array], *, prefix: st
              for key in arrays if key == _MEAN or key.endswith(f".{_MEAN}")]
     if not found:
         raise ValueError(f"no key ends with .{_MEAN}: the state_dict holds no batch norm with running statistics")
-    return store(client, found, arrays, on_existing)
+    return store(client, found, arrays, on_existing, progress)
 
 
 def import_module(client: Client, module: Any, *, prefix: str = "", negative_variance: NegativeVariance = "error",
-                  on_existing: OnExisting = "error") -> ImportReport:
+                  on_existing: OnExisting = "error", progress: bool = False) -> ImportReport:
     """The same for a torch.nn.Module: each batch norm in it that has running statistics, with its own eps and momentum.
 
     The way back is export_module.
@@ -76,7 +77,7 @@ def import_module(client: Client, module: Any, *, prefix: str = "", negative_var
              for name, one in module.named_modules() if isinstance(one, _BatchNorm) and one.running_mean is not None]
     if not found:
         raise ValueError("the module holds no batch norm with running statistics")
-    return store(client, found, arrays, on_existing)
+    return store(client, found, arrays, on_existing, progress)
 
 
 def export_state_dict(client: Client, *, prefix: str = "", dtype: npt.DTypeLike = np.float32) -> dict[str, Array]:
@@ -319,7 +320,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
                 momentum = None if args.momentum.lower() == "none" else float(args.momentum)
                 print(import_state_dict(client, state_files.load(args.file), prefix=args.prefix, momentum=momentum,
                                         eps=args.eps, negative_variance=args.negative_variance,
-                                        on_existing=args.on_existing))
+                                        on_existing=args.on_existing, progress=sys.stderr.isatty()))
     except (Error, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -10,6 +10,8 @@ from typing import Any, Literal, Optional, Union
 import numpy as np
 import numpy.typing as npt
 
+from normd import _repr
+
 Float64Array = npt.NDArray[np.float64]
 Int64Array = npt.NDArray[np.int64]
 # A float16, float32 or float64 array.
@@ -91,6 +93,9 @@ class LayerState:
     beta: Float64Array = field(default_factory=_empty)
     inv_std: Float64Array = field(default_factory=_empty)
 
+    def __repr__(self) -> str:
+        return _repr.brief(self)
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -110,6 +115,13 @@ class Layer:
     create_time: datetime.datetime
     update_time: datetime.datetime
     affine_group: str = ""
+
+    def __repr__(self) -> str:
+        return _repr.layer(self)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a table, and the statistics drawn if matplotlib is installed."""
+        return _repr.layer_html(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,6 +179,9 @@ class TrainStepResult:
     skipped_channels: Int64Array
     replayed: bool
 
+    def __repr__(self) -> str:
+        return _repr.brief(self)
+
 
 @dataclass(frozen=True, eq=False)
 class InferResult:
@@ -175,6 +190,9 @@ class InferResult:
     output: FloatArray
     version: int
     content_hash: str
+
+    def __repr__(self) -> str:
+        return _repr.brief(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,6 +216,9 @@ class BackwardResult:
     content_hash: str
     replayed: bool
 
+    def __repr__(self) -> str:
+        return _repr.brief(self)
+
 
 @dataclass(frozen=True, eq=False)
 class MergeMomentsResult:
@@ -217,6 +238,9 @@ class MergeMomentsResult:
     sample_count: Float64Array
     num_batches_tracked: int
     replayed: bool
+
+    def __repr__(self) -> str:
+        return _repr.brief(self)
 
 
 @dataclass(frozen=True)
