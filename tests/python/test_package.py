@@ -9,6 +9,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,23 +36,67 @@ def listing() -> set[Path]:
     return {path for path in PACKAGE.rglob("*") if "__pycache__" not in path.parts}
 
 
+# What is in the package, apart from the generated modules.
+MODULES = {f"normd/{path.relative_to(PACKAGE / 'normd')}" for path in (PACKAGE / "normd").rglob("*.py")
+           if "v1" not in path.parts} | {"normd/py.typed"}
+
+
+def build_wheel(source: Path, folder: Path) -> Path:
+    subprocess.run([*PIP, "-w", folder, source], check=True)
+    wheel, = folder.glob("normd-*.whl")
+    return wheel
+
+
+def build_sdist(folder: Path) -> Path:
+    subprocess.run([sys.executable, "setup.py", "-q", "sdist", "--dist-dir", folder], cwd=PACKAGE, check=True)
+    archive, = folder.glob("normd-*.tar.gz")
+    return archive
+
+
 def test_wheel_from_the_checkout(tmp_path: Path) -> None:
     before = listing()
-    subprocess.run([*PIP, "-w", tmp_path, PACKAGE], check=True)
-    wheel, = tmp_path.glob("normd-*.whl")
-    assert STUBS | {"normd/py.typed", "normd/client.py", "normd/torch.py"} <= files_of(wheel)
+    files = files_of(build_wheel(PACKAGE, tmp_path))
+    assert STUBS | MODULES <= files
     assert listing() == before, "a build leaves the checkout clean"
 
 
 def test_source_distribution_stands_alone(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "setup.py", "-q", "sdist", "--dist-dir", tmp_path], cwd=PACKAGE, check=True)
-    archive, = tmp_path.glob("normd-*.tar.gz")
-    with tarfile.open(archive) as tar:
+    with tarfile.open(build_sdist(tmp_path)) as tar:
         tar.extractall(tmp_path / "out")
     source, = (tmp_path / "out").iterdir()
-    subprocess.run([*PIP, "-w", tmp_path, source], check=True)
-    wheel, = tmp_path.glob("normd-*.whl")
-    assert STUBS <= files_of(wheel)
+    assert STUBS | MODULES <= files_of(build_wheel(source, tmp_path))
+
+
+# Everything that can be imported, in a folder without sources, and a call.
+TRY = """
+import importlib, pkgutil, sys
+import normd
+assert normd.__path__[0].startswith(sys.prefix), normd.__path__
+for module in pkgutil.walk_packages(normd.__path__, "normd."):
+    importlib.import_module(module.name)
+with normd.Client(sys.argv[1]) as client:
+    print(client.create_layer(sys.argv[2], 3).name)
+"""
+
+
+@pytest.mark.parametrize("build", [build_sdist, lambda folder: build_wheel(PACKAGE, folder)], ids=["sdist", "wheel"])
+def test_installed_in_an_environment_of_its_own(server: Server, layer: str, tmp_path: Path, build: Any) -> None:
+    """As pip does it, but without network: what it depends on comes from Debian."""
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--system-site-packages", venv], check=True)
+    python = venv / "bin/python"
+    subprocess.run([python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-index",
+                    "--no-build-isolation", "--no-deps", build(tmp_path)], check=True)
+    result = subprocess.run([python, "-I", "-c", TRY, server.tcp, layer], check=True, capture_output=True, text=True,
+                            cwd=tmp_path)
+    assert result.stdout == layer + "\n"
+    # Types are for whoever uses it.
+    user = tmp_path / "user.py"
+    user.write_text("import normd\nreveal_type(normd.Client().infer('a', [1.0]).version)\n")
+    checked = subprocess.run([sys.executable, "-m", "mypy", "--strict", "--python-executable", python, user],
+                             capture_output=True, text=True, cwd=tmp_path)
+    assert 'Revealed type is "builtins.int"' in checked.stdout
+    assert re.search(r'Argument 2 to "infer" .* incompatible type', checked.stdout), "list[float] is no array"
 
 
 def test_missing_protoc_is_named(tmp_path: Path) -> None:
