@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from pathlib import Path
 from typing import Any, Iterator
 
@@ -21,6 +22,8 @@ import normd
 from conftest import REPOSITORY, Server, running
 from test_sb3 import FLAT, Environments
 
+# Longer than the blocks of any file take.
+LONG = 60.0
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILES = sorted(path for path in [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("client/**/*.md"),
                                  *REPOSITORY.glob("docs/**/*.md")] if BLOCK.search(path.read_text()))
@@ -110,11 +113,25 @@ def test_blocks(own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(folder)
     write_files()
     names = given()
-    for code in blocks(path, own_server):
+    failures: list[BaseException] = []
+
+    def read() -> None:
         try:
-            exec(code, names)
-        except Enough:
-            pass
+            for code in blocks(path, own_server):
+                try:
+                    exec(code, names)
+                except Enough:
+                    pass
+        except BaseException as failure:
+            failures.append(failure)
+
+    # In a thread, since a block that waits for what never comes must not end the test run.
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(LONG)
+    assert not reader.is_alive(), "a block does not end"
+    if failures:
+        raise failures[0]
     for value in names.values():
         if isinstance(value, normd.Client):
             value.close()
