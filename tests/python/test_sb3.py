@@ -150,7 +150,8 @@ def test_numbers_are_stable_baselines3s(client: normd.Client, layer: str, case: 
     space, keys = CASES[case]
     settings = {"gamma": 0.9, "clip_obs": 1.5, "clip_reward": 0.8}
     ours = normd.sb3.VecNormalize(Environments(space), client, layer, norm_obs_keys=keys, **settings)
-    theirs = ReferenceNormalize(Environments(space), keys or (list(KEYED.spaces) if space is KEYED else None), **settings)
+    all_keys = list(KEYED.spaces) if space is KEYED else None
+    theirs = ReferenceNormalize(Environments(space), keys or all_keys, **settings)
     same(ours.reset(), theirs.reset())
     most = 0.0
     for step in range(STEPS):
@@ -256,7 +257,8 @@ def test_in_the_background(client: normd.Client, layer: str) -> None:
 
 def test_save_and_load(client: normd.Client, server: Server, layer: str, tmp_path: Path) -> None:
     path = str(tmp_path / "normalize.json")
-    wrapper = normd.sb3.VecNormalize(Environments(KEYED), client, layer, norm_obs_keys=["joints"], clip_obs=3, gamma=0.5)
+    wrapper = normd.sb3.VecNormalize(Environments(KEYED), client, layer, norm_obs_keys=["joints"], clip_obs=3,
+                                     gamma=0.5)
     wrapper.reset()
     wrapper.save(path)
     again = normd.sb3.VecNormalize.load(path, Environments(KEYED, 1), server.tcp)

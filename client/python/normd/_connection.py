@@ -29,7 +29,7 @@ class Connection:
         self.retry = retry
         self._sleep = sleep
         self._clock = clock
-        self.channel = grpc.insecure_channel(target, options=channel_options(max_message_bytes))
+        self.channel = open_channel(grpc, target, max_message_bytes)
         # Its answer does not matter, only that it waits until there is a connection.
         self._probe = self.channel.unary_unary("/grpc.health.v1.Health/Check")
         # Guards _looking.
@@ -100,9 +100,9 @@ class Connection:
             self._looking = False
 
 
-def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
-    """What a channel of ours is like."""
-    return [
+def open_channel(kind: Any, target: str, max_message_bytes: int) -> Any:
+    """A channel as ours are. `kind` is grpc or grpc.aio. Connects with the first call."""
+    return kind.insecure_channel(target, options=[
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         # Every Client is a connection of its own, and a server that comes back is found soon.
@@ -113,7 +113,7 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, int]]:
         ("grpc.max_reconnect_backoff_ms", 1000),
         # Ours keep the request_id and are counted.
         ("grpc.enable_retries", 0),
-    ]
+    ])
 
 
 def error_of(failure: Any, attempts: int = 1) -> Error:

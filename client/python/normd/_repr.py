@@ -33,8 +33,8 @@ def layer_html(value: Layer) -> str:
     config = value.config
     rows = {"version": f"{value.version} <small>{html.escape(value.content_hash[:12])}</small>",
             "settings": html.escape(", ".join(_facts(value))),
-            "averaging": html.escape(f"{config.averaging.name.lower()}, {config.running_var_estimator.name.lower()} "
-                                     f"variance, training with {config.normalize_training_with.name.lower()} statistics"),
+            "averaging": f"{config.averaging.name.lower()}, {config.running_var_estimator.name.lower()} variance, "
+                         f"training with {config.normalize_training_with.name.lower()} statistics",
             "updated": f"{value.update_time:%Y-%m-%d %H:%M:%S} UTC"}
     if value.state is not None:
         for name in ("running_mean", "running_var", "gamma", "beta"):
@@ -72,7 +72,7 @@ def _brief(value: Any) -> str:
 
 
 def _plot(value: Layer) -> str:
-    """Mean and standard deviation, gamma and beta by channel, as SVG; "" if there is nothing to draw or to draw with."""
+    """Mean and standard deviation, gamma and beta by channel, as SVG; "" without anything to draw, or to draw with."""
     state = value.state
     if state is None or not (state.running_mean.size or state.gamma.size):
         return ""

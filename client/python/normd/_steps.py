@@ -72,7 +72,8 @@ class Ledger:
         self._pending: deque[Pending] = deque()
         self._bytes = 0
 
-    def prepare(self, call: TensorCall[Any], out: Optional[FloatArray], future: Any) -> tuple[Pending, list[_wire.Buffer]]:
+    def prepare(self, call: TensorCall[Any], out: Optional[FloatArray],
+                future: Any) -> tuple[Pending, list[_wire.Buffer]]:
         """A call, and its request as parts to join.
 
         Raises:

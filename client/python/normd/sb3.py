@@ -5,7 +5,7 @@
     model.learn(1_000_000)
 
 Neither Stable-Baselines3 nor Gymnasium is imported: environments are taken by their methods. Where Stable-Baselines3 has
-been imported, its isinstance() takes a VecNormalize for one of its own, so that its algorithms and its evaluation work.
+been imported, its isinstance() takes a VecNormalize for one of its own, so that its algorithms and evaluation work.
 VectorNormalize is the same for Gymnasium's vector environments.
 """
 
@@ -378,7 +378,7 @@ class VectorNormalize(_Normalization):
         return self._after_reset(obs), infos
 
     def step(self, actions: Any) -> tuple[Any, Array, Array, Array, Any]:
-        """A step: normalized observations and rewards, terminations, truncations, infos (with final ones normalized)."""
+        """A step: observations and rewards, normalized, terminations, truncations, infos (final ones normalized)."""
         obs, reward, terminations, truncations, infos = self.venv.step(actions)
         obs, reward = self._after_step(obs, reward)
         for name in ("final_obs", "final_observation"):

@@ -62,7 +62,8 @@ def revert(module: torch.nn.Module) -> torch.nn.Module:
     there if they have changed here; and with the settings, training mode, device, dtype and requires_grad of the module
     that it replaces. So a network that was trained on a server can be scripted, exported, or go on without one. The
     layers stay on the server. A module that stands in several places becomes one module. A frozen one (freeze()) is in
-    eval mode afterwards, since torch's have no such state; weight and bias that the server learned have requires_grad on.
+    eval mode afterwards, since torch's have no such state; weight and bias that the server learned have requires_grad
+    on.
 
     Weight and bias become new parameters: make your optimizer afterwards.
 

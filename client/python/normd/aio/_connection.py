@@ -9,7 +9,7 @@ from typing import Any, Awaitable, Callable, Optional
 import grpc  # type: ignore[import]
 import grpc.aio  # type: ignore[import]
 
-from normd._connection import channel_options, check_timeout, error_of
+from normd._connection import check_timeout, error_of, open_channel
 from normd._retry import Attempts
 from normd.errors import CancelledError, Code, Error
 from normd.types import RetryPolicy
@@ -32,7 +32,7 @@ class Connection:
         self._sleep = sleep
         self._clock = clock
         self._closed = False
-        self.channel = grpc.aio.insecure_channel(target, options=channel_options(max_message_bytes))
+        self.channel = open_channel(grpc.aio, target, max_message_bytes)
 
     async def close(self) -> None:
         """Cancels the calls under way."""
@@ -60,7 +60,8 @@ class Connection:
             return error_of(failure, attempts)
         if isinstance(failure, asyncio.CancelledError) and not (self._closed and not _task_is_cancelled()):
             raise failure
-        return CancelledError(Code.CANCELLED, f"the client is closed ({failure or 'in the middle of the call'})", attempts)
+        reason = str(failure) or "in the middle of the call"
+        return CancelledError(Code.CANCELLED, f"the client is closed ({reason})", attempts)
 
 
 def _task_is_cancelled() -> bool:
