@@ -27,7 +27,7 @@ class Client(LayerCalls, SnapshotCalls):
 
     The methods are normd.Client's, which say what they do; here they are awaited, and list_layers and watch are
     asynchronous iterators. Any number of calls may be under way. Arrays are turned into messages in the event loop: a
-    tensor of 25 MB holds it up for some 10 ms; for such ones use normd.Client in a thread.
+    tensor of 25 MB holds it up for some 40 ms at a time; for such ones use normd.Client in a thread.
 
     A task that is cancelled, be it by asyncio.wait_for or a TaskGroup, cancels its call: the server drops it, or has
     done it already. A mutation that is to happen once in any case is called again with the same request_id.
