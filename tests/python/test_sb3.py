@@ -211,6 +211,11 @@ def test_switched_off(client: normd.Client, layer: str) -> None:
     assert obs is plain.old_obs and plain.obs_rms is None and plain.ret_rms is None
     obs, reward, *_ = plain.step(None)
     np.testing.assert_array_equal(reward, plain.get_original_reward())
+    plain.norm_obs = plain.norm_reward = True
+    with pytest.raises(ValueError, match="norm_obs was False when this was made"):
+        plain.normalize_obs(obs)
+    with pytest.raises(ValueError, match="norm_reward was False when this was made"):
+        plain.normalize_reward(reward)
     assert not list(client.list_layers(layer))
 
 
@@ -251,6 +256,9 @@ def test_in_the_background(client: normd.Client, layer: str) -> None:
     wrapper.push()
     assert wrapper.obs_rms.count == pytest.approx(6 * ENVS + 1e-4)
     wrapper.step(None)
+    wrapper.norm_obs = False
+    assert wrapper.reset() is wrapper.old_obs
+    wrapper.norm_obs = True
     wrapper.close()
     assert client.get_layer(f"{layer}.returns").state.sample_count[0] == pytest.approx(6 * ENVS + 1e-4)
 

@@ -11,6 +11,7 @@ VectorNormalize is the same for Gymnasium's vector environments.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
@@ -100,16 +101,13 @@ class _Normalization:
 
     def normalize_reward(self, reward: Array) -> Array:
         """Rewards by the standard deviation of the discounted return, bounded by clip_reward. Updates nothing."""
-        if self._return_normalizer is None or not self.norm_reward:
+        if not self.norm_reward:
             return reward
-        scaled = reward / np.sqrt(self._return_normalizer.var + self.epsilon)
-        return np.asarray(np.clip(scaled, -self.clip_reward, self.clip_reward))
+        return np.asarray(np.clip(reward / self._deviation(), -self.clip_reward, self.clip_reward))
 
     def unnormalize_reward(self, reward: Array) -> Array:
         """The inverse of normalize_reward, but for what clip_reward has cut off."""
-        if self._return_normalizer is None or not self.norm_reward:
-            return reward
-        return np.asarray(reward * np.sqrt(self._return_normalizer.var + self.epsilon))
+        return np.asarray(reward * self._deviation()) if self.norm_reward else reward
 
     def get_original_obs(self) -> Any:
         """The observations of the last step or reset as the environments gave them."""
@@ -238,10 +236,18 @@ class _Normalization:
     def _map(self, obs: Any, work: Any) -> Any:
         if not self.norm_obs:
             return obs
+        if not self._normalizers:
+            raise ValueError("norm_obs was False when this was made: there are no statistics of observations")
         if not isinstance(obs, Mapping):
             return work(self._normalizers[None], obs)
         return {key: work(self._normalizers[key], part) if key in self._normalizers else copy.deepcopy(part)
                 for key, part in obs.items()}
+
+    def _deviation(self) -> Any:
+        """Of the discounted return."""
+        if self._return_normalizer is None:
+            raise ValueError("norm_reward was False when this was made: there are no statistics of rewards")
+        return np.sqrt(self._return_normalizer.var + self.epsilon)
 
     def _open(self, name: str, shape: Sequence[int], clip: Optional[float]) -> RunningNormalizer:
         channels = int(np.prod(shape, dtype=np.int64))
@@ -283,12 +289,11 @@ class _Normalization:
         return [*self._normalizers.values(), *([] if returns is None else [returns])]
 
     def _close_normalizers(self) -> None:
-        try:
-            for normalizer in self._all():
-                normalizer.close()
-        finally:
+        with contextlib.ExitStack() as closing:
             if self._owns_client:
-                self._client.close()
+                closing.callback(self._client.close)
+            for normalizer in self._all():
+                closing.callback(normalizer.close)
 
 
 class VecNormalize(_Normalization):
@@ -310,7 +315,7 @@ class VecNormalize(_Normalization):
         client: a Client, which stays the caller's, or a target for a client of its own.
         layer: the name that the layers begin with. They are made if they do not exist yet.
         training: whether to update the statistics; may be set at any time.
-        norm_obs, norm_reward: what to normalize; may be switched off later.
+        norm_obs, norm_reward: what to normalize; may be switched off later, and on again if they were True here.
         clip_obs, clip_reward: bounds of normalized values.
         gamma: discount of the return.
         epsilon: added to variances.
