@@ -24,7 +24,7 @@ class Splitter {
       std::uint32_t tag = 0;
       if (!cursor_.ReadTag(&tag)) return false;
       const PayloadField* field = Find(schema, tag);
-      if (field == nullptr) {
+      if (field == nullptr || (field->repeated && payloads_[field->payload].begin > 0)) {
         if (!cursor_.SkipValue(tag) || cursor_.position() > end) return false;
         continue;
       }
@@ -75,7 +75,7 @@ class Splitter {
   const absl::Span<Payload> payloads_;
 };
 
-// Field numbers of proto/normd/v1.
+// Field numbers of proto/normd/v1 and proto/inference.
 constexpr PayloadField kFirst[] = {{.number = 4, .payload = 0}};
 constexpr PayloadField kSecond[] = {{.number = 4, .payload = 1}};
 constexpr PayloadField kRequestWithOneTensor[] = {{.number = 2, .inside = kFirst}};
@@ -90,6 +90,7 @@ constexpr PayloadField kStepsResponse[] = {{.number = 3, .inside = kTensorRespon
                                            {.number = 5, .inside = kTensorResponse, .in_oneof = true},
                                            {.number = 6, .inside = kTensorResponse, .in_oneof = true}};
 constexpr PayloadField kChunk[] = {{.number = 2, .payload = 0}};
+constexpr PayloadField kModelInferRequest[] = {{.number = 7, .payload = 0, .repeated = true}};
 
 }  // namespace
 
@@ -109,6 +110,7 @@ const absl::Span<const PayloadField> kInferRequestPayloads = kRequestWithOneTens
 const absl::Span<const PayloadField> kDenormalizeRequestPayloads = kRequestWithOneTensor;
 const absl::Span<const PayloadField> kBackwardRequestPayloads = kBackwardRequest;
 const absl::Span<const PayloadField> kStepsRequestPayloads = kStepsRequest;
+const absl::Span<const PayloadField> kModelInferRequestPayloads = kModelInferRequest;
 const absl::Span<const PayloadField> kTensorResponsePayloads = kTensorResponse;
 const absl::Span<const PayloadField> kStepsResponsePayloads = kStepsResponse;
 const absl::Span<const PayloadField> kChunkPayloads = kChunk;

@@ -24,12 +24,14 @@ struct PayloadField {
   std::size_t payload = 0;
   // The field is a member of a oneof, as all its siblings here are: setting one clears the others' payloads.
   bool in_oneof = false;
+  // The field is repeated: its first entry is the payload, and the others are parsed into the message.
+  bool repeated = false;
 };
 
 // Of any message.
 inline constexpr std::size_t kMaxPayloads = 2;
 
-// A payload's place in the message; size 0 if it is absent or empty.
+// A payload's place in the message; size 0 if it is absent or empty, and begin 0 too if it is absent.
 struct Payload {
   std::size_t begin = 0;
   std::size_t size = 0;
@@ -40,12 +42,14 @@ struct Payload {
 absl::Status SplitMessage(const MessageSlices& slices, absl::Span<const PayloadField> schema,
                           google::protobuf::MessageLite* message, absl::Span<Payload> payloads);
 
-// The payloads of the messages of normd.v1. The first payload is x (Denormalize: y), the second dy.
+// The payloads of the messages. The first payload is x (Denormalize: y), the second dy.
 extern const absl::Span<const PayloadField> kTrainStepRequestPayloads;
 extern const absl::Span<const PayloadField> kInferRequestPayloads;
 extern const absl::Span<const PayloadField> kDenormalizeRequestPayloads;
 extern const absl::Span<const PayloadField> kBackwardRequestPayloads;
 extern const absl::Span<const PayloadField> kStepsRequestPayloads;
+// inference.ModelInferRequest: the first of raw_input_contents.
+extern const absl::Span<const PayloadField> kModelInferRequestPayloads;
 // Of the responses: y, x or dx.
 extern const absl::Span<const PayloadField> kTensorResponsePayloads;
 extern const absl::Span<const PayloadField> kStepsResponsePayloads;

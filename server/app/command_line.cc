@@ -118,6 +118,10 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
       ->check(CLI::Range(0, 1024));
   app.add_flag("--shared-memory", server.shared_memory,
                "Let clients on this host pass tensors in POSIX shared memory that they register");
+  CLI::Option* const shared_memory = app.get_option("--shared-memory");
+  app.add_flag("--open-inference-shared-memory", server.open_inference_shared_memory,
+               "Let clients of the Open Inference Protocol register shared memory by its name alone")
+      ->needs(shared_memory);
   app.add_option("--max-shared-memory-bytes", server.max_shared_memory_bytes,
                  "Most bytes of registered shared memory; more get RESOURCE_EXHAUSTED")
       ->check(CLI::Range(int64_t{4096}, int64_t{1} << 46));

@@ -105,9 +105,12 @@ Server::Server(const ServerOptions& options, std::unique_ptr<store::StateStore> 
       layer_service_(&registry_, &observer_),
       snapshot_service_(&snapshots_, store::ScratchPrefix(options.store), &observer_),
       normalization_service_(&registry_, regions_.get(), &buffers_, &executor_, &observer_),
+      open_inference_service_(&registry_, regions_.get(), options.open_inference_shared_memory, &buffers_, &executor_,
+                              &observer_),
       shared_memory_service_(regions_.get(), &observer_),
       health_service_({v1::LayerService::service_full_name(), v1::NormalizationService::service_full_name(),
-                       v1::SharedMemoryService::service_full_name(), v1::SnapshotService::service_full_name()}) {
+                       v1::SharedMemoryService::service_full_name(), v1::SnapshotService::service_full_name(),
+                       inference::GRPCInferenceService::service_full_name()}) {
   if (options.release_memory_after <= absl::ZeroDuration()) return;
   trimmer_ = std::make_unique<MemoryTrimmer>(options.release_memory_after, [this] {
     // Asked first: what comes back later has to be come back for.
@@ -150,6 +153,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   builder.RegisterService(&layer_service_);
   builder.RegisterService(&normalization_service_);
   builder.RegisterService(&snapshot_service_);
+  builder.RegisterService(&open_inference_service_);
   builder.RegisterService(&shared_memory_service_);
   builder.RegisterService(&health_service_);
   grpc_server_ = builder.BuildAndStart();
@@ -168,6 +172,7 @@ void Server::Shutdown(absl::Duration drain_timeout) {
   health_service_.Shutdown();
   layer_service_.StopStreams();
   normalization_service_.StopStreams();
+  open_inference_service_.Stop();
   shared_memory_service_.Shutdown();
   grpc_server_->Shutdown(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(drain_timeout));
   grpc_server_->Wait();

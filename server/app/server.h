@@ -21,6 +21,7 @@
 #include "server/service/health_service.h"
 #include "server/service/layer_service.h"
 #include "server/service/normalization_service.h"
+#include "server/service/open_inference_service.h"
 #include "server/service/shared_memory_service.h"
 #include "server/service/snapshot_service.h"
 #include "server/service/tensor_executor.h"
@@ -50,6 +51,9 @@ struct ServerOptions {
   int64_t max_waiting_calls = 256;
   // Whether clients may register regions of shared memory.
   bool shared_memory = false;
+  // Whether clients of the Open Inference Protocol may register regions by name alone, without a proof that they may
+  // write to them. Needs shared_memory.
+  bool open_inference_shared_memory = false;
   // Most bytes of theirs that are mapped at a time.
   int64_t max_shared_memory_bytes = int64_t{4} << 30;
   // Memory kept for the next call goes back to the system when none has come for this long; zero: never.
@@ -120,6 +124,7 @@ class Server {
   service::LayerServiceImpl layer_service_;
   service::SnapshotServiceImpl snapshot_service_;
   service::NormalizationServiceImpl normalization_service_;
+  service::OpenInferenceService open_inference_service_;
   service::SharedMemoryServiceImpl shared_memory_service_;
   service::HealthService health_service_;
   std::vector<std::string> addresses_;

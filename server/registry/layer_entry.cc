@@ -47,6 +47,13 @@ absl::StatusOr<LayerEntry::SnapshotPtr> LayerEntry::SnapshotAt(int64_t version) 
   return kept;
 }
 
+std::vector<int64_t> LayerEntry::Versions() const {
+  const base::MutexLock lock(&snapshot_mutex_);
+  std::vector<int64_t> versions = recent_.Numbers();
+  versions.push_back(snapshot_->version);
+  return versions;
+}
+
 absl::StatusOr<LayerEntry::CommitResult> LayerEntry::Commit(
     absl::string_view request_id, uint64_t fingerprint, absl::FunctionRef<absl::Status(layer::LayerSnapshot&)> change) {
   absl::StatusOr<Plan> plan = Queue(request_id, fingerprint, change);

@@ -59,6 +59,9 @@ class LayerEntry : public std::enable_shared_from_this<LayerEntry> {
   // FAILED_PRECONDITION otherwise; INVALID_ARGUMENT: negative.
   absl::StatusOr<SnapshotPtr> SnapshotAt(int64_t version) const;
 
+  // Those that SnapshotAt knows, ascending; the newest comes last.
+  std::vector<int64_t> Versions() const;
+
   struct CommitResult {
     // The version that the change made; if replayed, that one while it is not stored, and then the newest that is.
     SnapshotPtr snapshot;

@@ -39,6 +39,13 @@ RecentVersions::SnapshotPtr RecentVersions::Find(int64_t version) const {
   return found == versions_.end() || (*found)->version != version ? nullptr : *found;
 }
 
+std::vector<int64_t> RecentVersions::Numbers() const {
+  std::vector<int64_t> numbers;
+  numbers.reserve(versions_.size());
+  for (const SnapshotPtr& version : versions_) numbers.push_back(version->version);
+  return numbers;
+}
+
 RecentVersions::SnapshotPtr RecentVersions::RemoveOldest() {
   SnapshotPtr oldest = std::move(versions_.front());
   versions_.pop_front();

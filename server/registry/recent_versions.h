@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <vector>
 
 #include "server/layer/layer_state.h"
 
@@ -36,6 +37,8 @@ class RecentVersions {
   SnapshotPtr Add(SnapshotPtr replaced);
   // Null: it is not kept.
   SnapshotPtr Find(int64_t version) const;
+  // All that are kept, ascending.
+  std::vector<int64_t> Numbers() const;
 
  private:
   SnapshotPtr RemoveOldest();

@@ -41,11 +41,8 @@ class InferenceCall final : public TensorCall {
   absl::string_view layer() const override { return request_.layer(); }
   int64_t bytes() const override { return 2 * tensor_bytes_; }
 
-  void WriteResult(wire::MessageWriter* writer) override {
-    writer->AppendFields(response_);
-    // InferResponse.y and DenormalizeResponse.x.
-    std::move(*output_).Write(1, writer);
-  }
+  const google::protobuf::MessageLite& response() const override { return response_; }
+  std::optional<TensorOutput> TakeOutput() override { return std::move(output_); }
 
  protected:
   // The one that input and output share, unless they are in shared memory.

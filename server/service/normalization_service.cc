@@ -6,9 +6,38 @@
 
 #include "server/registry/merge_moments.h"
 #include "server/service/streams.h"
+#include "server/service/tensor_unary.h"
 #include "server/service/training_conversion.h"
 
 namespace normd::service {
+
+namespace {
+
+// A call whose request is a message of its own.
+template <typename Request>
+class UnaryTensorCall {
+ public:
+  UnaryTensorCall(const TensorCallContext& context, absl::Span<const wire::PayloadField> schema)
+      : context_(context), schema_(schema) {}
+
+  absl::Status Decode(wire::MessageSlices slices) {
+    ReceivedMessage message{.slices = std::move(slices), .payloads = {}};
+    Request request;
+    absl::Status status = wire::SplitMessage(message.slices, schema_, &request, absl::MakeSpan(message.payloads));
+    if (status.ok()) call_ = NewTensorCall(context_, std::move(request), std::move(message));
+    return status;
+  }
+  absl::string_view layer() const { return call_ != nullptr ? call_->layer() : ""; }
+  TensorCall& call() { return *call_; }
+  void WriteResponse(wire::MessageWriter* writer) { call_->WriteResult(writer); }
+
+ private:
+  const TensorCallContext& context_;
+  const absl::Span<const wire::PayloadField> schema_;
+  std::unique_ptr<TensorCall> call_;
+};
+
+}  // namespace
 
 template <typename Request>
 grpc::ServerUnaryReactor* NormalizationServiceImpl::Handle(grpc::CallbackServerContext* context,
@@ -16,43 +45,9 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Handle(grpc::CallbackServerC
                                                            absl::Span<const wire::PayloadField> schema,
                                                            const grpc::ByteBuffer* request,
                                                            grpc::ByteBuffer* response) {
-  UnaryCall call(context, method, static_cast<int64_t>(request->Length()), context_.observer);
-  // Shared with its job, which is gone when it is refused.
-  std::shared_ptr<TensorCall> tensor_call;
-  absl::Status status = WithoutExceptions([&]() -> absl::Status {
-    ReceivedMessage message{.slices = wire::MessageSlices(*request), .payloads = {}};
-    // gRPC would hold the message until the call ends; it goes when the tensors have been gathered.
-    const_cast<grpc::ByteBuffer*>(request)->Clear();
-    Request decoded;
-    if (absl::Status split = wire::SplitMessage(message.slices, schema, &decoded, absl::MakeSpan(message.payloads));
-        !split.ok()) {
-      return split;
-    }
-    tensor_call = NewTensorCall(context_.call, std::move(decoded), std::move(message));
-    return tensor_call->Admit();
-  });
-  if (tensor_call != nullptr) call.set_layer(tensor_call->layer());
-  if (status.ok()) {
-    status = context_.executor->Run(tensor_call->bytes(), [call, response, tensor_call](int threads) {
-      registry::CallControl control;
-      control.threads = threads;
-      control.check_alive = [&call] { return call.CheckAlive(); };
-      call.RunAndStore(
-          [&](registry::PendingCommitPtr* stored) {
-            absl::Status done = tensor_call->Run(control);
-            *stored = tensor_call->stored();
-            return done;
-          },
-          [response, tensor_call] {
-            wire::MessageWriter writer;
-            tensor_call->WriteResult(&writer);
-            *response = writer.Finish();
-            return response->Length();
-          });
-    });
-  }
-  if (!status.ok()) call.Finish(status);
-  return call.reactor();
+  const UnaryCall call(context, method, static_cast<int64_t>(request->Length()), context_.observer);
+  return HandleTensorCall(call, context_, request, response,
+                          std::make_shared<UnaryTensorCall<Request>>(context_.call, schema));
 }
 
 grpc::ServerUnaryReactor* NormalizationServiceImpl::TrainStep(grpc::CallbackServerContext* context,

@@ -145,4 +145,8 @@ void TensorOutput::Write(std::uint32_t number, wire::MessageWriter* writer) && {
   writer->AppendPayload(number, header_, v1::Tensor::kDataFieldNumber, std::move(buffer_).ToSlice());
 }
 
+grpc::Slice TensorOutput::TakeElements() && {
+  return region_.has_value() ? grpc::Slice() : std::move(buffer_).ToSlice();
+}
+
 }  // namespace normd::service

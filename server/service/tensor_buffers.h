@@ -96,6 +96,12 @@ class TensorOutput {
   // Writes the tensor as field `number` of a message. Once.
   void Write(std::uint32_t number, wire::MessageWriter* writer) &&;
 
+  // The tensor's message without the elements.
+  const v1::Tensor& header() const { return header_; }
+  bool in_region() const { return region_.has_value(); }
+  // The elements; none if they are in a region. Once.
+  grpc::Slice TakeElements() &&;
+
  private:
   explicit TensorOutput(const TensorInput& input);
 

@@ -1,6 +1,9 @@
 #include "server/service/tensor_call.h"
 
 #include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "server/layer/layer_error.h"
@@ -27,6 +30,13 @@ absl::Status TensorCall::Run(const registry::CallControl& control) {
   message_ = {};
   reserved_.Release();
   return layer::ForLayer(layer(), CheckResultNotLost());
+}
+
+void TensorCall::WriteResult(wire::MessageWriter* writer) {
+  writer->AppendFields(response());
+  // y, x or dx of the responses.
+  constexpr std::uint32_t kTensor = 1;
+  if (std::optional<TensorOutput> output = TakeOutput()) std::move(*output).Write(kTensor, writer);
 }
 
 }  // namespace normd::service

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -33,8 +34,8 @@ struct TensorCallContext {
 };
 
 // One TrainStep, Infer, Denormalize or Backward, from its decoded request to its encoded answer, whatever it came in
-// on: an RPC of its own or a stream. Holds its tensors. Legal order: Admit, Run if that was OK, and WriteResult if that
-// was. Not thread-safe.
+// on: an RPC of its own or a stream. Holds its tensors. Legal order: Admit, Run if that was OK, and WriteResult (or
+// what else reads the result) if that was. Not thread-safe.
 class TensorCall {
  public:
   virtual ~TensorCall() = default;
@@ -50,8 +51,12 @@ class TensorCall {
   absl::Status Run(const registry::CallControl& control);
   // What has to be stored before the result may be sent, after Run; null: nothing.
   const registry::PendingCommitPtr& stored() const { return stored_; }
-  // Writes the fields of the method's response.
-  virtual void WriteResult(wire::MessageWriter* writer) = 0;
+  // The method's response but for its tensor, after Run.
+  virtual const google::protobuf::MessageLite& response() const = 0;
+  // The tensor, or nothing if none is wanted. Once.
+  virtual std::optional<TensorOutput> TakeOutput() = 0;
+  // Writes the fields of the method's response, with the tensor. Once.
+  void WriteResult(wire::MessageWriter* writer);
 
  protected:
   TensorCall(const TensorCallContext& context, ReceivedMessage message)

@@ -42,10 +42,8 @@ class TrainStepCall final : public TensorCall {
   absl::string_view layer() const override { return request_.layer(); }
   int64_t bytes() const override { return x_bytes_ * (request_.omit_output() ? 1 : 2); }
 
-  void WriteResult(wire::MessageWriter* writer) override {
-    writer->AppendFields(response_);
-    if (y_.has_value()) std::move(*y_).Write(v1::TrainStepResponse::kYFieldNumber, writer);
-  }
+  const google::protobuf::MessageLite& response() const override { return response_; }
+  std::optional<TensorOutput> TakeOutput() override { return std::move(y_); }
 
  protected:
   int64_t BufferBytes() const override {
@@ -114,10 +112,8 @@ class BackwardCall final : public TensorCall {
   absl::string_view layer() const override { return request_.layer(); }
   int64_t bytes() const override { return x_bytes_ * (request_.omit_dx() ? 1 : 2) + dy_bytes_; }
 
-  void WriteResult(wire::MessageWriter* writer) override {
-    writer->AppendFields(response_);
-    if (dx_.has_value()) std::move(*dx_).Write(v1::BackwardResponse::kDxFieldNumber, writer);
-  }
+  const google::protobuf::MessageLite& response() const override { return response_; }
+  std::optional<TensorOutput> TakeOutput() override { return std::move(dx_); }
 
  protected:
   int64_t BufferBytes() const override {

@@ -106,7 +106,7 @@ absl::StatusOr<std::unique_ptr<Region>> Region::Open(const std::string& name, in
   if (!S_ISREG(stat.st_mode)) return CannotOpen(name, ENXIO);
   if (absl::Status status = CheckOwner(name, stat, self); !status.ok()) return status;
   // Before the size, which is nobody's business who does not have the key.
-  if (!BeginsWith(fd, key)) {
+  if (!key.empty() && !BeginsWith(fd, key)) {
     return absl::PermissionDeniedError(absl::StrCat(Prefix(name), "does not begin with the session's key"));
   }
   if (stat.st_size < size_bytes) {

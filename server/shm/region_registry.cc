@@ -53,8 +53,8 @@ RegionRegistry::RegionRegistry(const RegionRegistryOptions& options)
 
 RegionRegistry::~RegionRegistry() = default;
 
-absl::StatusOr<RegionRegistry::Session> RegionRegistry::OpenSession() {
-  Session session = {.id = NewSecret(), .key = NewSecret()};
+absl::StatusOr<RegionRegistry::Session> RegionRegistry::OpenSession(Proof proof) {
+  Session session = {.id = NewSecret(), .key = proof == Proof::kKey ? NewSecret() : ""};
   const base::MutexLock lock(&mutex_);
   if (sessions_.size() >= static_cast<std::size_t>(options_.max_sessions)) {
     return absl::ResourceExhaustedError(

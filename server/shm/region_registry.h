@@ -64,7 +64,7 @@ class RegionRegistry {
   struct Session {
     // Names it.
     std::string id;
-    // Its regions begin with this when they are registered.
+    // Its regions begin with this when they are registered. Empty: with anything.
     std::string key;
   };
   struct RegionInfo {
@@ -79,8 +79,15 @@ class RegionRegistry {
   RegionRegistry(const RegionRegistry&) = delete;
   RegionRegistry& operator=(const RegionRegistry&) = delete;
 
+  enum class Proof {
+    // That the client can write to a region: it writes the session's key there.
+    kKey,
+    // None: whoever has the session may name any object that fulfils the rules of Region. For protocols that have no
+    // such key.
+    kNone,
+  };
   // RESOURCE_EXHAUSTED: there are max_sessions.
-  absl::StatusOr<Session> OpenSession();
+  absl::StatusOr<Session> OpenSession(Proof proof = Proof::kKey);
   // Unregisters what the session has. Does nothing if there is no such session.
   void EndSession(absl::string_view session);
 

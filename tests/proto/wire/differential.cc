@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "absl/strings/str_cat.h"
+#include "inference/open_inference_service.pb.h"
 #include "normd/v1/normalization_service.pb.h"
 #include "proto/wire/message_slices.h"
 #include "tests/proto/wire/encoding.h"
@@ -51,7 +52,7 @@ void Fill(Message* message, int depth) {
       const bool repeated = field->is_repeated();
       switch (field->cpp_type()) {
         case FieldDescriptor::CPPTYPE_INT32:
-          reflection->SetInt32(message, field, 300 + i);
+          repeated ? reflection->AddInt32(message, field, 300 + copy) : reflection->SetInt32(message, field, 300 + i);
           break;
         case FieldDescriptor::CPPTYPE_INT64:
           repeated ? reflection->AddInt64(message, field, 3 + copy) : reflection->SetInt64(message, field, -7);
@@ -60,18 +61,28 @@ void Fill(Message* message, int depth) {
           repeated ? reflection->AddDouble(message, field, 0.1 * copy) : reflection->SetDouble(message, field, 0.5);
           break;
         case FieldDescriptor::CPPTYPE_BOOL:
-          reflection->SetBool(message, field, true);
+          repeated ? reflection->AddBool(message, field, copy > 0) : reflection->SetBool(message, field, true);
           break;
         case FieldDescriptor::CPPTYPE_ENUM:
           reflection->SetEnumValue(message, field, 1);
           break;
         case FieldDescriptor::CPPTYPE_STRING:
-          reflection->SetString(message, field, absl::StrCat(field->name(), "\xC3\xA9"));
+          repeated ? reflection->AddString(message, field, absl::StrCat(copy, "\xC3\xA9"))
+                   : reflection->SetString(message, field, absl::StrCat(field->name(), "\xC3\xA9"));
           break;
         case FieldDescriptor::CPPTYPE_MESSAGE:
-          if (depth > 0) Fill(reflection->MutableMessage(message, field), depth - 1);
+          if (depth == 0) break;
+          Fill(repeated ? reflection->AddMessage(message, field) : reflection->MutableMessage(message, field),
+               depth - 1);
           break;
-        default:
+        case FieldDescriptor::CPPTYPE_FLOAT:
+          repeated ? reflection->AddFloat(message, field, 0.5F) : reflection->SetFloat(message, field, 0.5F);
+          break;
+        case FieldDescriptor::CPPTYPE_UINT32:
+          repeated ? reflection->AddUInt32(message, field, 7) : reflection->SetUInt32(message, field, 7);
+          break;
+        case FieldDescriptor::CPPTYPE_UINT64:
+          repeated ? reflection->AddUInt64(message, field, 7) : reflection->SetUInt64(message, field, 7);
           break;
       }
     }
@@ -112,6 +123,7 @@ const std::vector<TensorMessageType>& TensorMessageTypes() {
       {&v1::InferStreamResponse::default_instance(), wire::kChunkPayloads},
       {&v1::TrainStepStreamRequest::default_instance(), wire::kChunkPayloads},
       {&v1::TrainStepStreamResponse::default_instance(), wire::kChunkPayloads},
+      {&inference::ModelInferRequest::default_instance(), wire::kModelInferRequestPayloads},
   };
   return *types;
 }
@@ -133,6 +145,17 @@ std::string Difference(const TensorMessageType& type, absl::string_view message,
   bool restored[wire::kMaxPayloads] = {};
   ForEachPayload(got.get(), type.schema, [&](Message* inside, const FieldDescriptor* field, std::size_t which) {
     const google::protobuf::Reflection* reflection = inside->GetReflection();
+    if (field->is_repeated()) {
+      restored[which] = true;
+      if (payloads[which].begin == 0) return;
+      std::string data;
+      split_slices.Append(payloads[which].begin, payloads[which].size, &data);
+      reflection->AddString(inside, field, data);
+      for (int i = reflection->FieldSize(*inside, field) - 1; i > 0; --i) {
+        reflection->SwapElements(inside, field, i, i - 1);
+      }
+      return;
+    }
     std::string scratch;
     if (!reflection->GetStringReference(*inside, field, &scratch).empty()) {
       absl::StrAppend(&difference, field->full_name(), " is not empty; ");

@@ -16,7 +16,7 @@
 // wire::SplitMessage beside protobuf's own parser, for tests and for the fuzzer.
 namespace normd::tests {
 
-// A message type of normd.v1 in which tensors travel.
+// A message type in which tensors travel.
 struct TensorMessageType {
   const google::protobuf::Message* prototype;
   absl::Span<const wire::PayloadField> schema;
