@@ -1,8 +1,5 @@
 #include "server/service/health_service.h"
 
-#include <grpcpp/impl/codegen/proto_utils.h>
-#include <grpcpp/impl/codegen/server_callback_handlers.h>
-#include <grpcpp/impl/rpc_service_method.h>
 #include <grpcpp/server_context.h>
 
 #include <algorithm>
@@ -28,7 +25,7 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<Response> {
     if (sent_ != status) {
       sent_ = status;
       writing_ = true;
-      response_.set_value(status);
+      response_.set_status(status);
       StartWrite(&response_);
     } else if (health_->stopping_) {
       End(grpc::Status(grpc::UNAVAILABLE, "the server is stopping"));
@@ -73,19 +70,7 @@ class HealthService::Watcher final : public grpc::ServerWriteReactor<Response> {
   bool finished_ = false;
 };
 
-HealthService::HealthService(std::vector<std::string> services) : services_(std::move(services)) {
-  using grpc::internal::RpcMethod;
-  using grpc::internal::RpcServiceMethod;
-  // What protoc's plugin generates for a callback service.
-  AddMethod(new RpcServiceMethod("/grpc.health.v1.Health/Check", RpcMethod::NORMAL_RPC, nullptr));
-  MarkMethodCallback(0, new grpc::internal::CallbackUnaryHandler<Request, Response>(
-                            [this](grpc::CallbackServerContext* context, const Request* request, Response* response) {
-                              return Check(context, request, response);
-                            }));
-  AddMethod(new RpcServiceMethod("/grpc.health.v1.Health/Watch", RpcMethod::SERVER_STREAMING, nullptr));
-  MarkMethodCallback(1, new grpc::internal::CallbackServerStreamingHandler<Request, Response>(
-                            [this](grpc::CallbackServerContext*, const Request* request) { return Watch(request); }));
-}
+HealthService::HealthService(std::vector<std::string> services) : services_(std::move(services)) {}
 
 HealthService::~HealthService() = default;
 
@@ -99,23 +84,24 @@ grpc::ServerUnaryReactor* HealthService::Check(grpc::CallbackServerContext* cont
                                                Response* response) {
   grpc::ServerUnaryReactor* const reactor = context->DefaultReactor();
   const base::MutexLock lock(&mutex_);
-  const Status status = StatusOf(request->value());
-  response->set_value(status);
-  reactor->Finish(status == kServiceUnknown
-                      ? grpc::Status(grpc::NOT_FOUND, "no service '" + request->value() + "' on this server")
+  const Status status = StatusOf(request->service());
+  response->set_status(status);
+  reactor->Finish(status == Response::SERVICE_UNKNOWN
+                      ? grpc::Status(grpc::NOT_FOUND, "no service '" + request->service() + "' on this server")
                       : grpc::Status::OK);
   return reactor;
 }
 
-grpc::ServerWriteReactor<HealthService::Response>* HealthService::Watch(const Request* request) {
-  return new Watcher(this, request->value());
+grpc::ServerWriteReactor<HealthService::Response>* HealthService::Watch(grpc::CallbackServerContext* /*context*/,
+                                                                        const Request* request) {
+  return new Watcher(this, request->service());
 }
 
 HealthService::Status HealthService::StatusOf(const std::string& service) const {
   if (!service.empty() && std::find(services_.begin(), services_.end(), service) == services_.end()) {
-    return kServiceUnknown;
+    return Response::SERVICE_UNKNOWN;
   }
-  return stopping_ ? kNotServing : kServing;
+  return stopping_ ? Response::NOT_SERVING : Response::SERVING;
 }
 
 }  // namespace normd::service
