@@ -288,7 +288,7 @@ absl::Status OpenInferenceCall::ReadRange(absl::string_view what,
 }
 
 void OpenInferenceCall::WriteResponse(wire::MessageWriter* writer) {
-  ModelInferResponse response;
+  ModelInferResponse& response = *google::protobuf::Arena::CreateMessage<ModelInferResponse>(&arena_);
   response.set_model_name(request_.model_name());
   response.set_id(id());
   google::protobuf::Map<std::string, InferParameter>& parameters = *response.mutable_parameters();

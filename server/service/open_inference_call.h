@@ -1,6 +1,9 @@
 #ifndef NORMD_SERVER_SERVICE_OPEN_INFERENCE_CALL_H_
 #define NORMD_SERVER_SERVICE_OPEN_INFERENCE_CALL_H_
 
+#include <google/protobuf/arena.h>
+
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -57,7 +60,11 @@ class OpenInferenceCall {
 
   const TensorCallContext& context_;
   const OpenInferenceRegions& regions_;
-  ::inference::ModelInferRequest request_;
+  // Of the request and of the response, which are messages in messages: a small call allocates little besides.
+  alignas(8) std::array<char, 2048> first_block_;
+  google::protobuf::Arena arena_{first_block_.data(), first_block_.size()};
+  ::inference::ModelInferRequest& request_ =
+      *google::protobuf::Arena::CreateMessage<::inference::ModelInferRequest>(&arena_);
   bool training_ = false;
   std::string request_id_;
   v1::Layout layout_ = v1::LAYOUT_CHANNELS_FIRST;

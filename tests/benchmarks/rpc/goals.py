@@ -174,6 +174,15 @@ def small_goals() -> list[Goal]:
     ]
 
 
+def open_inference_goals() -> list[Goal]:
+    goals = []
+    for shape, concurrency in ((SMALL, 8), (BATCH, 8), (LARGE, 1)):
+        ours = Side("normd-open-inference", shape, concurrency)
+        title = f"{SIZES[shape]} infer, Unix socket, c{concurrency}: the Open Inference Protocol of our own Infer"
+        goals.append(rate_goal(title, ours, Side("normd-infer", shape, concurrency), 0.9))
+    return goals
+
+
 def fairness_goals() -> list[Goal]:
     quiet = Side("normd-infer", KILOBYTE)
     goals = []
@@ -189,7 +198,8 @@ def fairness_goals() -> list[Goal]:
 
 
 def all_goals() -> list[Goal]:
-    return [*echo_goals(), *activation_goals(), *small_goals(), *fairness_goals()]
+    return [*echo_goals(), *activation_goals(), *small_goals(), *open_inference_goals(),
+            *fairness_goals()]
 
 
 IDLE_CPU_LIMIT = 0.02

@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "baseline.pb.h"
+#include "inference/open_inference_service.pb.h"
 #include "normd/v1/normalization_service.pb.h"
 #include "tests/benchmarks/rpc/caller.h"
 #include "tests/benchmarks/rpc/workload.h"
@@ -78,6 +79,25 @@ Request NormdRequest(const std::string& method, const std::shared_ptr<const Work
   return request;
 }
 
+Request OpenInferenceRequest(const std::shared_ptr<const Workload>& workload) {
+  ::inference::ModelInferRequest message;
+  message.set_model_name(workload->layer());
+  ::inference::ModelInferRequest::InferInputTensor* x = message.add_inputs();
+  x->set_name("x");
+  x->set_datatype("FP32");
+  x->mutable_shape()->Add(workload->shape().begin(), workload->shape().end());
+  message.add_raw_input_contents(Bytes(*workload).data(), workload->bytes());
+  Request request;
+  request.method = "/inference.GRPCInferenceService/ModelInfer";
+  request.bytes = message.SerializeAsString();
+  request.layer = workload->layer();
+  request.check = [workload](const grpc::ByteBuffer& answer) {
+    const auto parsed = Parse<::inference::ModelInferResponse>(answer);
+    return parsed.ok() ? workload->Check(parsed->raw_output_contents(0), kNormdTolerance) : parsed.status();
+  };
+  return request;
+}
+
 using Maker = Request (*)(const std::vector<int64_t>& shape);
 
 std::shared_ptr<const Workload> Infer(const std::vector<int64_t>& shape) {
@@ -97,6 +117,7 @@ const std::map<std::string, Maker>& Makers() {
       {"torch-train", [](const Shape& shape) { return TorchRequest(Train(shape)); }},
       {"normd-infer",
        [](const Shape& shape) { return NormdRequest<v1::InferRequest, v1::InferResponse>("Infer", Infer(shape)); }},
+      {"normd-open-inference", [](const Shape& shape) { return OpenInferenceRequest(Infer(shape)); }},
       {"normd-train",
        [](const Shape& shape) {
          return NormdRequest<v1::TrainStepRequest, v1::TrainStepResponse>("TrainStep", Train(shape));
