@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds and runs every test: lint, C++ (release, then under AddressSanitizer+UBSan and
-# ThreadSanitizer), Python with the judges (ONNX, PyTorch, torchvision, scikit-learn), and the fuzzers for half a minute.
+# ThreadSanitizer), Python with the judges (ONNX, PyTorch, torchvision, scikit-learn), clients of others in JavaScript, and the
+# fuzzers for half a minute.
 #
 #   tests/run.sh            everything
 #   tests/run.sh --quick    without the sanitizer builds and the fuzzers
@@ -53,6 +54,9 @@ say "Python: package, judges, quickstart example"
 client/python/make_venv.sh build/venv
 build/venv/bin/python -m mypy --strict --config-file client/python/pyproject.toml client/python/normd client/python/examples
 NORMD_BIN=$root/build/release/server/app/normd build/venv/bin/python -m pytest -q tests/python
+
+say "Clients of others: grpc-js, buf curl, h2load"
+tests/foreign/run.sh build/release
 
 if [[ -z $quick ]]; then
   build_and_test asan

@@ -39,8 +39,8 @@ struct Identity {
 //   everything (root) touches only what was meant for it.
 // - Others may not write: everybody on the host could change tensors under way, and so the statistics of a layer.
 // - It begins with a key that only the client knows: the client could write to it, so nothing that the server does to
-//   it is more than the client could do itself. Nobody can lend himself an object of the server's own user. An empty key
-//   leaves this out.
+//   it is more than the client could do itself. Nobody can lend himself an object of the server's own user. An empty
+//   key leaves this out.
 // - It is as long as is said, now and on every use. SigbusGuard does the rest, as it may be cut short right after.
 //
 // Thread-safe. The mapping and one file descriptor live as long as the region.
