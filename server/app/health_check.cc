@@ -12,8 +12,7 @@
 namespace normd::app {
 
 absl::Status CheckHealth(const std::string& address, absl::Duration timeout) {
-  const auto stub =
-      grpc::health::v1::Health::NewStub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
+  const auto stub = grpc::health::v1::Health::NewStub(grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + absl::ToChronoMilliseconds(timeout));
   grpc::health::v1::HealthCheckResponse response;
@@ -22,7 +21,8 @@ absl::Status CheckHealth(const std::string& address, absl::Duration timeout) {
     return absl::Status(static_cast<absl::StatusCode>(status.error_code()),
                         absl::StrCat(address, ": ", status.error_message()));
   }
-  if (response.status() != grpc::health::v1::HealthCheckResponse::SERVING) return absl::UnavailableError(absl::StrCat(address, ": NOT_SERVING"));
+  if (response.status() != grpc::health::v1::HealthCheckResponse::SERVING)
+    return absl::UnavailableError(absl::StrCat(address, ": NOT_SERVING"));
   return absl::OkStatus();
 }
 

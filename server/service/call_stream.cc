@@ -54,7 +54,7 @@ void CallStream::AnswerAndGoOn(Step& step, absl::Status status) {
                                        .response_bytes = static_cast<int64_t>(answer.Length()),
                                        .status = status,
                                        .duration = absl::FromChrono(std::chrono::steady_clock::now() - step.start)});
-  Answer(std::move(answer));
+  Answer(answer);
   ReadNext();
 }
 

@@ -145,8 +145,9 @@ grpc::ServerUnaryReactor* OpenInferenceService::ModelStatistics(grpc::CallbackSe
                                                      "version is set, want none: statistics are of all versions"));
     }
     absl::StatusOr<::inference::ModelStatisticsResponse> got = statistics_.Get(request->name());
-    if (got.ok()) *response = *std::move(got);
-    return got.status();
+    if (!got.ok()) return got.status();
+    *response = *std::move(got);
+    return absl::OkStatus();
   });
 }
 
@@ -174,8 +175,9 @@ grpc::ServerUnaryReactor* OpenInferenceService::SystemSharedMemoryStatus(
     ::inference::SystemSharedMemoryStatusResponse* response) {
   return HandleUnary(context, "SystemSharedMemoryStatus", "", request, response, observer_, [&]() -> absl::Status {
     absl::StatusOr<::inference::SystemSharedMemoryStatusResponse> regions = regions_.List(request->name());
-    if (regions.ok()) *response = *std::move(regions);
-    return regions.status();
+    if (!regions.ok()) return regions.status();
+    *response = *std::move(regions);
+    return absl::OkStatus();
   });
 }
 

@@ -191,7 +191,7 @@ TEST_F(OpenInferenceTest, SixteenBitTypesTravelRaw) {
 
 TEST_F(OpenInferenceTest, LargeTensorsInChannelsLast) {
   std::vector<float> x;
-  for (const double value : SomeValues(2 * 300 * 500)) x.push_back(static_cast<float>(value));
+  for (const double value : SomeValues(int64_t{2} * 300 * 500)) x.push_back(static_cast<float>(value));
   ::inference::ModelInferRequest request = Request();
   request.mutable_inputs(0)->clear_shape();
   for (const int64_t extent : {300, 500, 2}) request.mutable_inputs(0)->add_shape(extent);
