@@ -31,7 +31,7 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Handle(grpc::CallbackServerC
     tensor_call = NewTensorCall(context_.call, std::move(decoded), std::move(message));
     return tensor_call->Admit();
   });
-  if (tensor_call != nullptr) call.set_layer(tensor_call->layer());
+  if (tensor_call != nullptr) call.set_request(tensor_call->layer(), tensor_call->request_id());
   if (status.ok()) {
     status = context_.executor->Run(tensor_call->bytes(), [call, response, tensor_call](int threads) {
       registry::CallControl control;
@@ -82,7 +82,7 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::MergeMoments(grpc::CallbackS
                                                                  const v1::MergeMomentsRequest* request,
                                                                  v1::MergeMomentsResponse* response) {
   UnaryCall call(context, "MergeMoments", static_cast<int64_t>(request->ByteSizeLong()), context_.observer);
-  call.set_layer(request->layer());
+  call.set_request(request->layer(), request->request_id());
   call.RunAndStore(
       [&](registry::PendingCommitPtr* stored) -> absl::Status {
         registry::CallControl control;

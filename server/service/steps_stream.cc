@@ -19,11 +19,15 @@ class StepsStream final : public TensorStream {
  private:
   // One call on the stream.
   struct Step {
+    explicit Step(CallObserver* observer) : in_flight(observer) {}
+
+    const CallInFlight in_flight;
     int64_t id = 0;
     // Of StepsResponse.result.
     std::uint32_t result_field = 0;
     std::string method;
     std::string layer;
+    std::string request_id;
     int64_t request_bytes = 0;
     std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
     std::unique_ptr<TensorCall> call;
@@ -31,7 +35,7 @@ class StepsStream final : public TensorStream {
 
   void OnMessage(wire::MessageSlices message) override {
     // Shared with its job, which is gone when it is refused.
-    const auto step = std::make_shared<Step>();
+    const auto step = std::make_shared<Step>(streams_.observer);
     step->request_bytes = static_cast<int64_t>(message.size());
     absl::Status unreadable;
     absl::Status status = WithoutExceptions([&] { return Decode(std::move(message), step.get(), &unreadable); });
@@ -65,6 +69,7 @@ class StepsStream final : public TensorStream {
       step->method = absl::StrCat("Steps.", method);
       step->result_field = result_field;
       step->layer = call->layer();
+      if constexpr (requires { call->request_id(); }) step->request_id = call->request_id();
       step->call = NewTensorCall(streams_.call, std::move(*call), std::move(message));
       return step->call->Admit();
     };
@@ -100,6 +105,7 @@ class StepsStream final : public TensorStream {
     if (!status.ok()) answer = Failure(step.id, status);
     streams_.observer->OnCall(CallRecord{.method = step.method,
                                          .layer = step.layer,
+                                         .request_id = step.request_id,
                                          .context = context(),
                                          .request_bytes = step.request_bytes,
                                          .response_bytes = static_cast<int64_t>(answer.Length()),
