@@ -57,6 +57,8 @@ void AddCommandLine(CLI::App* app, Context* context) {
   AddBackup(app, context);
   AddRestore(app, context);
   AddBench(app, context);
+  AddTop(app, context);
+  AddLogLevel(app, context);
   AddHealth(app, context);
   AddVersion(app, context);
   AddCompletion(app, context);

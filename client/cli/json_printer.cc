@@ -4,6 +4,7 @@
 #include "client/cli/names.h"
 #include "client/cli/printer.h"
 #include "client/cli/state_json.h"
+#include "client/cli/top_json.h"
 
 namespace normd::cli {
 namespace {
@@ -98,6 +99,12 @@ class JsonPrinter : public Printer {
   }
 
   void PrintBench(const BenchReport& report) override { Print(cli::ToJson(report)); }
+
+  void PrintStatistics(absl::string_view server, const ServerStatistics& before, const ServerStatistics& now) override {
+    Print(TopJson(server, before, now));
+  }
+
+  void PrintLogLevel(LogLevel level) override { Print({{"level", NameOf(LogLevelNames(), level)}}); }
 
   void PrintVersion(absl::string_view version) override {
     Print({{"version", std::string(version)}, {"api", "normd.v1"}});

@@ -46,6 +46,16 @@ const std::map<std::string, Layout>& LayoutNames() {
   return *names;
 }
 
+const std::map<std::string, LogLevel>& LogLevelNames() {
+  static const auto* const names = new std::map<std::string, LogLevel>{
+      {"debug", LogLevel::kDebug},
+      {"info", LogLevel::kInfo},
+      {"warn", LogLevel::kWarn},
+      {"error", LogLevel::kError},
+  };
+  return *names;
+}
+
 absl::string_view NameOf(ServingStatus status) {
   switch (status) {
     case ServingStatus::kServing:

@@ -27,6 +27,8 @@ std::string NameOf(const std::map<std::string, Enum>& names, Enum value) {
   return "";
 }
 
+const std::map<std::string, LogLevel>& LogLevelNames();
+
 absl::string_view NameOf(ServingStatus status);
 
 }  // namespace normd::cli

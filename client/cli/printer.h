@@ -50,6 +50,10 @@ class Printer {
   virtual void PrintBackup(absl::string_view path, int64_t bytes) = 0;
   virtual void PrintHealth(absl::string_view server, absl::string_view service, ServingStatus status) = 0;
   virtual void PrintBench(const BenchReport& report) = 0;
+  // `now` as it is, and how it differs from `before`.
+  virtual void PrintStatistics(absl::string_view server, const ServerStatistics& before,
+                               const ServerStatistics& now) = 0;
+  virtual void PrintLogLevel(LogLevel level) = 0;
   virtual void PrintVersion(absl::string_view version) = 0;
 };
 

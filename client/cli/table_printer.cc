@@ -13,6 +13,7 @@
 #include "client/cli/plot.h"
 #include "client/cli/printer.h"
 #include "client/cli/table.h"
+#include "client/cli/top_frame.h"
 
 namespace normd::cli {
 namespace {
@@ -169,6 +170,12 @@ class TablePrinter : public Printer {
   }
 
   void PrintBench(const BenchReport& report) override { PrintBenchTables(report, &out_); }
+
+  void PrintStatistics(absl::string_view server, const ServerStatistics& before, const ServerStatistics& now) override {
+    out_ << TopFrame(server, before, now);
+  }
+
+  void PrintLogLevel(LogLevel level) override { out_ << NameOf(LogLevelNames(), level) << "\n"; }
 
   void PrintVersion(absl::string_view version) override { out_ << "normctl " << version << " (API normd.v1)\n"; }
 

@@ -28,6 +28,8 @@ void AddSnapshot(CLI::App* parent, Context* context);
 void AddBackup(CLI::App* parent, Context* context);
 void AddRestore(CLI::App* parent, Context* context);
 void AddBench(CLI::App* parent, Context* context);
+void AddTop(CLI::App* parent, Context* context);
+void AddLogLevel(CLI::App* parent, Context* context);
 void AddHealth(CLI::App* parent, Context* context);
 void AddVersion(CLI::App* parent, Context* context);
 // Reads the finished tree of `root`, so it may come at any place in it.

@@ -13,9 +13,9 @@ from setuptools.command.sdist import sdist
 from setuptools.errors import BaseError
 
 HERE = Path(__file__).resolve().parent
-PROTO_FILES = [f"normd/v1/{name}.proto" for name in ("error_details", "tensor", "resources", "layer_service",
-                                                     "normalization_service", "shared_memory_service",
-                                                     "snapshot_service")]
+PROTO_FILES = [f"normd/v1/{name}.proto" for name in ("admin_service", "error_details", "tensor", "resources",
+                                                     "layer_service", "normalization_service",
+                                                     "shared_memory_service", "snapshot_service")]
 
 
 class BuildError(BaseError):

@@ -1,22 +1,25 @@
 #ifndef NORMD_SERVER_APP_CALL_LOG_H_
 #define NORMD_SERVER_APP_CALL_LOG_H_
 
+#include "absl/time/time.h"
 #include "server/app/logger.h"
 #include "server/service/unary_call.h"
 
 namespace normd::app {
 
-// The access log: a line per call at level debug, and at level error where the server itself is at fault (INTERNAL,
-// UNKNOWN).
-class CallLog final : public service::CallObserver {
+// The access log: a line per call at level debug, at level warn where it took long, and at level error where the server
+// itself is at fault (INTERNAL, UNKNOWN). It has the trace and span of the caller, if the call's metadata holds a valid
+// `traceparent`. Thread-safe.
+class CallLog {
  public:
-  // `logger` outlives the log.
-  explicit CallLog(Logger* logger) : logger_(logger) {}
+  // `logger` outlives the log. A call that takes longer than `slow_after` is slow; watching streams never are.
+  CallLog(Logger* logger, absl::Duration slow_after) : logger_(logger), slow_after_(slow_after) {}
 
-  void OnCall(const service::CallRecord& record) override;
+  void OnCall(const service::CallRecord& record);
 
  private:
   Logger* const logger_;
+  const absl::Duration slow_after_;
 };
 
 }  // namespace normd::app

@@ -62,6 +62,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   server.store.location = DefaultStore();
   std::string durability = "process";
   double sync_interval_s = absl::ToDoubleSeconds(server.store.sync_interval);
+  double log_slow_calls_after_s = 0;
   double request_window_s = absl::ToDoubleSeconds(server.limits.requests.window);
 
   CLI::App app("normd: shared, versioned normalization layers over gRPC", "normd");
@@ -96,6 +97,9 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   app.add_option("--log-level", log_level, "Least important lines to log; debug has one line per call")
       ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
   app.add_option("--log-format", log_format, "Form of the log lines on stderr")->check(CLI::IsMember({"text", "json"}));
+  app.add_option("--log-slow-calls-after", log_slow_calls_after_s,
+                 "Seconds after which a call gets a line at level warn; 0: never")
+      ->check(CLI::Range(0.0, 86400.0));
   app.add_option("--drain-timeout", drain_timeout_s, "Seconds that running calls get after SIGTERM or SIGINT")
       ->check(CLI::Range(0.0, 86400.0));
   app.add_option("--max-message-bytes", server.max_message_bytes, "Largest request; larger ones get RESOURCE_EXHAUSTED")
@@ -125,6 +129,12 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   app.add_option("--max-shared-memory-bytes", server.max_shared_memory_bytes,
                  "Most bytes of registered shared memory; more get RESOURCE_EXHAUSTED")
       ->check(CLI::Range(int64_t{4096}, int64_t{1} << 46));
+  app.add_option("--metrics-listen", server.metrics_listen,
+                 "HOST:PORT where Prometheus scrapes /metrics; port 0 picks a free one; \"\": nowhere")
+      ->check(CLI::Validator(CheckListen, "HOST:PORT"));
+  app.add_option("--metrics-max-layers", server.metrics_max_layers,
+                 "Most layers with metrics of their own, the busiest first")
+      ->check(CLI::Range(0, 10'000));
   app.set_config("--config", "", "TOML file with these names and values; flags win over it", false)
       ->configurable(false)
       ->type_name("FILE");
@@ -160,6 +170,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   result.log_format = log_format == "json" ? LogFormat::kJson : LogFormat::kText;
   result.drain_timeout = absl::Seconds(drain_timeout_s);
   server.release_memory_after = absl::Seconds(release_memory_after_s);
+  if (log_slow_calls_after_s > 0) server.log_slow_calls_after = absl::Seconds(log_slow_calls_after_s);
   server.store.durability = ParseDurability(durability);
   server.store.sync_interval = absl::Seconds(sync_interval_s);
   server.limits.requests.window = absl::Seconds(request_window_s);

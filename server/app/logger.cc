@@ -18,8 +18,6 @@ namespace {
 
 constexpr absl::string_view kLevelNames[] = {"debug", "info", "warn", "error"};
 
-absl::string_view Name(LogLevel level) { return kLevelNames[static_cast<int>(level)]; }
-
 std::string Now() { return absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::Now(), absl::UTCTimeZone()); }
 
 bool NeedsQuotes(absl::string_view value) {
@@ -37,16 +35,17 @@ std::string TextValue(const LogField::Value& value) {
   return NeedsQuotes(text) ? absl::StrCat("\"", absl::Utf8SafeCEscape(text), "\"") : text;
 }
 
-std::string TextLine(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields) {
-  std::string line = absl::StrCat("time=", Now(), " level=", Name(level), " message=", TextValue(std::string(message)));
+std::string TextLine(LogLevel level, absl::string_view message, absl::Span<const LogField> fields) {
+  std::string line =
+      absl::StrCat("time=", Now(), " level=", NameOf(level), " message=", TextValue(std::string(message)));
   for (const LogField& field : fields) absl::StrAppend(&line, " ", field.key, "=", TextValue(field.value));
   return line;
 }
 
-std::string JsonLine(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields) {
+std::string JsonLine(LogLevel level, absl::string_view message, absl::Span<const LogField> fields) {
   nlohmann::ordered_json line;
   line["time"] = Now();
-  line["level"] = std::string(Name(level));
+  line["level"] = std::string(NameOf(level));
   line["message"] = std::string(message);
   for (const LogField& field : fields) {
     std::visit([&](const auto& value) { line[std::string(field.key)] = value; }, field.value);
@@ -66,16 +65,17 @@ Logger::Logger(LogLevel level, LogFormat format, spdlog::sink_ptr sink)
   out_.set_formatter(std::make_unique<spdlog::pattern_formatter>("%v"));
 }
 
-void Logger::Log(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields) {
-  if (!Enabled(level)) return;
+void Logger::LogAlways(LogLevel level, absl::string_view message, absl::Span<const LogField> fields) {
   const std::string line =
       format_ == LogFormat::kJson ? JsonLine(level, message, fields) : TextLine(level, message, fields);
   out_.log(spdlog::level::info, spdlog::string_view_t(line.data(), line.size()));
 }
 
+absl::string_view NameOf(LogLevel level) { return kLevelNames[static_cast<int>(level)]; }
+
 absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view name) {
   for (const LogLevel level : {LogLevel::kDebug, LogLevel::kInfo, LogLevel::kWarn, LogLevel::kError}) {
-    if (Name(level) == name) return level;
+    if (NameOf(level) == name) return level;
   }
   return absl::InvalidArgumentError(absl::StrCat("'", name, "' is no log level: want debug, info, warn or error"));
 }

@@ -3,6 +3,7 @@
 
 #include <spdlog/logger.h>
 
+#include <atomic>
 #include <cstdint>
 #include <initializer_list>
 #include <memory>
@@ -12,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 namespace normd::app {
 
@@ -46,17 +48,25 @@ class Logger {
   // Writes to `sink`.
   Logger(LogLevel level, LogFormat format, spdlog::sink_ptr sink);
 
-  bool Enabled(LogLevel level) const { return level >= level_; }
+  bool Enabled(LogLevel level) const { return level >= this->level(); }
+  LogLevel level() const { return level_.load(std::memory_order_relaxed); }
+  void set_level(LogLevel level) { level_.store(level, std::memory_order_relaxed); }
   // Does nothing below the logger's level; ask Enabled first where a field is expensive.
-  void Log(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields = {});
+  void Log(LogLevel level, absl::string_view message, std::initializer_list<LogField> fields = {}) {
+    if (Enabled(level)) LogAlways(level, message, absl::MakeConstSpan(fields.begin(), fields.size()));
+  }
+  // At any level, for whoever has asked Enabled, or has to be heard.
+  void LogAlways(LogLevel level, absl::string_view message, absl::Span<const LogField> fields);
 
  private:
-  const LogLevel level_;
+  std::atomic<LogLevel> level_;
   const LogFormat format_;
   spdlog::logger out_;
 };
 
-// "debug", "info", "warn", "error". INVALID_ARGUMENT otherwise.
+// "debug", "info", "warn", "error".
+absl::string_view NameOf(LogLevel level);
+// The inverse. INVALID_ARGUMENT otherwise.
 absl::StatusOr<LogLevel> ParseLogLevel(absl::string_view name);
 
 }  // namespace normd::app

@@ -45,6 +45,7 @@ int Serve(const CommandLine& command) {
   }
   SendGrpcLogTo(logger);
   for (const std::string& address : (*server)->addresses()) std::printf("normd listening on %s\n", address.c_str());
+  if (!(*server)->metrics_url().empty()) std::printf("normd metrics on %s\n", (*server)->metrics_url().c_str());
   std::fflush(stdout);
 
   const int signal = signals.Wait();

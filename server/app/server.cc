@@ -75,6 +75,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   if (absl::Status status = server->registry_.Load(); !status.ok()) return status;
   if (absl::Status status = server->snapshots_.Load(); !status.ok()) return status;
   const absl::Duration load_time = absl::Now() - start;
+  if (absl::Status status = server->ListenForMetrics(options); !status.ok()) return status;
   if (absl::Status status = server->Listen(options); !status.ok()) return status;
   if (server->max_message_bytes_ < options.max_message_bytes) {
     logger->Log(
@@ -93,7 +94,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 
 Server::Server(const ServerOptions& options, std::unique_ptr<store::StateStore> store, int cores, Logger* logger)
     : logger_(logger),
-      observer_(logger),
+      observer_(logger, options.log_slow_calls_after),
       store_(std::move(store)),
       registry_(options.limits, base::Clock::System(), store_.get()),
       snapshots_(&registry_),
@@ -108,8 +109,21 @@ Server::Server(const ServerOptions& options, std::unique_ptr<store::StateStore> 
       open_inference_service_(&registry_, regions_.get(), options.open_inference_shared_memory, &buffers_, &executor_,
                               &observer_),
       shared_memory_service_(regions_.get(), &observer_),
-      health_service_({v1::LayerService::service_full_name(), v1::NormalizationService::service_full_name(),
-                       v1::SharedMemoryService::service_full_name(), v1::SnapshotService::service_full_name(),
+      statistics_({.server_version = NORMD_VERSION,
+                   .threads = cores,
+                   .calls = &observer_.statistics,
+                   .observer = &observer_,
+                   .registry = &registry_,
+                   .regions = regions_.get(),
+                   .compute_thread = &compute_thread_,
+                   .buffers = &buffers_,
+                   .executor = &executor_,
+                   .layer_service = &layer_service_}),
+      administration_(&statistics_, logger),
+      admin_service_(&administration_, &observer_),
+      health_service_({v1::AdminService::service_full_name(), v1::LayerService::service_full_name(),
+                       v1::NormalizationService::service_full_name(), v1::SharedMemoryService::service_full_name(),
+                       v1::SnapshotService::service_full_name(),
                        inference::GRPCInferenceService::service_full_name()}) {
   if (options.release_memory_after <= absl::ZeroDuration()) return;
   trimmer_ = std::make_unique<MemoryTrimmer>(options.release_memory_after, [this] {
@@ -124,6 +138,24 @@ Server::Server(const ServerOptions& options, std::unique_ptr<store::StateStore> 
 
 Server::~Server() {
   if (grpc_server_ != nullptr) Shutdown(absl::ZeroDuration());
+}
+
+absl::Status Server::ListenForMetrics(const ServerOptions& options) {
+  if (options.metrics_listen.empty()) return absl::OkStatus();
+  absl::StatusOr<HostPort> address = ParseHostPort(options.metrics_listen);
+  if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("metrics-listen: ", address.status().message()));
+  absl::StatusOr<std::unique_ptr<metrics::PrometheusEndpoint>> endpoint = metrics::PrometheusEndpoint::Listen(
+      JoinHostPort(*address),
+      [this, max_layers = options.metrics_max_layers] { return statistics_.Collect(max_layers); });
+  if (!endpoint.ok()) {
+    const absl::Status why = WhyNotTcp(*address);
+    return absl::Status(why.code(), absl::StrCat("metrics-listen: ", why.message()));
+  }
+  metrics_endpoint_ = *std::move(endpoint);
+  address->port = metrics_endpoint_->port();
+  metrics_url_ = absl::StrCat("http://", JoinHostPort(*address), "/metrics");
+  logger_->Log(LogLevel::kInfo, "metrics", {{"url", metrics_url_}});
+  return absl::OkStatus();
 }
 
 absl::Status Server::Listen(const ServerOptions& options) {
@@ -155,6 +187,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   builder.RegisterService(&snapshot_service_);
   builder.RegisterService(&open_inference_service_);
   builder.RegisterService(&shared_memory_service_);
+  builder.RegisterService(&admin_service_);
   builder.RegisterService(&health_service_);
   grpc_server_ = builder.BuildAndStart();
   if (grpc_server_ == nullptr) {

@@ -12,12 +12,17 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "proto/wire/buffer_pool.h"
+#include "server/app/administration.h"
 #include "server/app/call_log.h"
 #include "server/app/logger.h"
 #include "server/app/memory_trimmer.h"
 #include "server/base/compute_thread.h"
+#include "server/metrics/call_statistics.h"
+#include "server/metrics/prometheus_endpoint.h"
+#include "server/metrics/statistics_collector.h"
 #include "server/registry/layer_registry.h"
 #include "server/registry/snapshots.h"
+#include "server/service/admin_service.h"
 #include "server/service/health_service.h"
 #include "server/service/layer_service.h"
 #include "server/service/normalization_service.h"
@@ -58,6 +63,12 @@ struct ServerOptions {
   int64_t max_shared_memory_bytes = int64_t{4} << 30;
   // Memory kept for the next call goes back to the system when none has come for this long; zero: never.
   absl::Duration release_memory_after = absl::Seconds(10);
+  // HOST:PORT of the HTTP server for Prometheus; port 0 picks a free one; empty: none.
+  std::string metrics_listen;
+  // Layers that have metrics of their own.
+  int metrics_max_layers = 100;
+  // A call that takes longer is logged as slow.
+  absl::Duration log_slow_calls_after = absl::InfiniteDuration();
 };
 
 // A running normd: registry, shared memory, compute thread, services, health, reflection and the sockets. Owns all of
@@ -72,6 +83,9 @@ class Server {
 
   // Where it listens: "127.0.0.1:41234", "unix:/run/normd.sock".
   const std::vector<std::string>& addresses() const { return addresses_; }
+
+  // "http://127.0.0.1:41234/metrics"; empty: there is none.
+  const std::string& metrics_url() const { return metrics_url_; }
 
   // Calls with large tensors that wait for the compute thread.
   std::size_t waiting_calls() const { return compute_thread_.waiting(); }
@@ -94,11 +108,13 @@ class Server {
   // Tells all who want to know of the calls.
   class Observer final : public service::CallObserver {
    public:
-    explicit Observer(Logger* logger) : log_(logger) {}
+    Observer(Logger* logger, absl::Duration slow_after) : log_(logger, slow_after) {}
     void OnCall(const service::CallRecord& record) override {
+      statistics.Count(record);
       log_.OnCall(record);
       if (trimmer != nullptr) trimmer->OnCall();
     }
+    metrics::CallStatistics statistics;
     MemoryTrimmer* trimmer = nullptr;
 
    private:
@@ -106,6 +122,7 @@ class Server {
   };
 
   Server(const ServerOptions& options, std::unique_ptr<store::StateStore> store, int cores, Logger* logger);
+  absl::Status ListenForMetrics(const ServerOptions& options);
   absl::Status Listen(const ServerOptions& options);
 
   Logger* const logger_;
@@ -126,9 +143,15 @@ class Server {
   service::NormalizationServiceImpl normalization_service_;
   service::OpenInferenceService open_inference_service_;
   service::SharedMemoryServiceImpl shared_memory_service_;
+  const metrics::StatisticsCollector statistics_;
+  Administration administration_;
+  service::AdminServiceImpl admin_service_;
   service::HealthService health_service_;
   std::vector<std::string> addresses_;
   std::unique_ptr<grpc::Server> grpc_server_;
+  std::string metrics_url_;
+  // Last: it reads all of the above. Null: none.
+  std::unique_ptr<metrics::PrometheusEndpoint> metrics_endpoint_;
 };
 
 }  // namespace normd::app

@@ -32,6 +32,7 @@ class ComputeThread {
 
   // Jobs that wait behind the running one.
   std::size_t waiting() const;
+  std::size_t max_waiting() const { return max_waiting_; }
 
  private:
   // Waits on a condition variable, which the thread-safety analysis cannot follow.

@@ -1,5 +1,6 @@
 #include "server/registry/committer.h"
 
+#include <chrono>
 #include <string>
 #include <utility>
 
@@ -209,7 +210,7 @@ std::vector<PendingCommitPtr> Committer::Store(std::vector<Waiting> batch) {
     accepted.push_back(std::move(waiting));
   }
 
-  const absl::Status status = updates.empty() ? absl::OkStatus() : store_->Write(updates);
+  const absl::Status status = updates.empty() ? absl::OkStatus() : Write(updates);
   if (status.ok()) {
     for (const auto& [entry, progress] : layers) {
       if (!progress.versions.empty()) entry->Publish(progress.versions);
@@ -227,6 +228,26 @@ std::vector<PendingCommitPtr> Committer::Store(std::vector<Waiting> batch) {
     TakeBack(orphan, orphan.change.update, absl::UnavailableError("an earlier change could not be stored"));
   }
   return stored;
+}
+
+absl::Status Committer::Write(absl::Span<const store::Update> updates) {
+  const auto start = std::chrono::steady_clock::now();
+  absl::Status status = store_->Write(updates);
+  const absl::Duration duration = absl::FromChrono(std::chrono::steady_clock::now() - start);
+  const base::MutexLock lock(&statistics_mutex_);
+  statistics_.duration.Add(duration);
+  if (status.ok()) {
+    ++statistics_.transactions;
+    statistics_.updates += static_cast<int64_t>(updates.size());
+  } else {
+    ++statistics_.errors;
+  }
+  return status;
+}
+
+CommitStatistics Committer::statistics() const {
+  const base::MutexLock lock(&statistics_mutex_);
+  return statistics_;
 }
 
 void Committer::TakeBack(const Waiting& waiting, const store::Update& update, const absl::Status& cause) {

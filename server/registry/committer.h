@@ -3,6 +3,7 @@
 
 #include <condition_variable>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -16,6 +17,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "server/base/duration_histogram.h"
 #include "server/base/mutex.h"
 #include "server/store/state_store.h"
 
@@ -47,6 +50,17 @@ class PendingCommit {
 
 // Null: the change, if there was one, is stored.
 using PendingCommitPtr = std::shared_ptr<PendingCommit>;
+
+// What the store was given. A plain value.
+struct CommitStatistics {
+  // Transactions that succeeded, and the updates in them.
+  int64_t transactions = 0;
+  int64_t updates = 0;
+  // Those that failed.
+  int64_t errors = 0;
+  // Of all.
+  base::DurationHistogram duration;
+};
 
 // Waits for a change that may be null.
 absl::Status WaitFor(const PendingCommitPtr& pending);
@@ -105,6 +119,11 @@ class Committer {
   // layer is held.
   absl::Status UseStore(absl::FunctionRef<absl::Status(store::StateStore*)> use) ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
+  // Within UseStore: writes, and counts. Statuses of StateStore::Write.
+  absl::Status Write(absl::Span<const store::Update> updates);
+
+  CommitStatistics statistics() const;
+
  private:
   struct Waiting {
     Change change;
@@ -131,6 +150,8 @@ class Committer {
   // Those who wait for the end of that in UseStore; they come first.
   int users_ ABSL_GUARDED_BY(mutex_) = 0;
   std::condition_variable unused_;
+  mutable base::Mutex statistics_mutex_;
+  CommitStatistics statistics_ ABSL_GUARDED_BY(statistics_mutex_);
   // In Drive.
   int num_callers_ ABSL_GUARDED_BY(mutex_) = 0;
   // Coming.

@@ -12,13 +12,13 @@ absl::Status ChangeTogether(ChangeGate* gate, Committer* committer,
                             absl::FunctionRef<void()> stored) {
   std::optional<ChangeGate::Alone> alone;
   if (gate != nullptr) alone.emplace(gate);
-  return committer->UseStore([&](store::StateStore* store) -> absl::Status {
+  return committer->UseStore([&](store::StateStore*) -> absl::Status {
     std::vector<Committer::Change> changes;
     if (absl::Status status = make(&changes); !status.ok()) return status;
     std::vector<store::Update> updates;
     updates.reserve(changes.size());
     for (const Committer::Change& change : changes) updates.push_back(change.update);
-    absl::Status status = updates.empty() ? absl::OkStatus() : store->Write(updates);
+    absl::Status status = updates.empty() ? absl::OkStatus() : committer->Write(updates);
     if (!status.ok()) return layer::WithPrefix("nothing has changed: ", status);
     for (const Committer::Change& change : changes) {
       if (change.entry != nullptr) change.entry->Adopt(change.update);

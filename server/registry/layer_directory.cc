@@ -25,8 +25,8 @@ LayerDirectory::LayerDirectory(const RequestLimits& requests, const VersionLimit
       requests_(requests, &clock, &remembered_requests_),
       committer_(store),
       groups_(&gate_, &committer_),
-      context_{&clock,   &committer_,         &gate_, &groups_, &watchers_, requests, &remembered_requests_,
-               versions, &kept_version_bytes_} {}
+      context_{&clock,   &committer_,          &gate_,  &groups_, &watchers_, requests, &remembered_requests_,
+               versions, &kept_version_bytes_, &totals_} {}
 
 LayerDirectory::~LayerDirectory() = default;
 
@@ -113,13 +113,26 @@ int64_t LayerDirectory::size() const {
   return static_cast<int64_t>(layers_.size());
 }
 
+std::vector<std::shared_ptr<LayerEntry>> LayerDirectory::Entries() const {
+  std::vector<std::shared_ptr<LayerEntry>> entries;
+  const base::ReaderMutexLock lock(&mutex_);
+  entries.reserve(layers_.size());
+  for (const auto& [name, entry] : layers_) {
+    if (!entry->IsDeleted()) entries.push_back(entry);
+  }
+  return entries;
+}
+
 absl::StatusOr<LayerDirectory::LifecycleResult> LayerDirectory::Change(
     absl::string_view subject, absl::string_view request_id, uint64_t fingerprint,
     absl::FunctionRef<Scope()> choose_scope, absl::FunctionRef<absl::Status(LifecycleChange*)> make) {
   const base::MutexLock lifecycle_lock(&lifecycle_mutex_);
   absl::StatusOr<const RequestLog::Outcome*> known = requests_.Find(request_id, fingerprint);
   if (!known.ok()) return layer::WithPrefix(subject, known.status());
-  if (*known != nullptr) return LifecycleResult{.outcome = **known, .replayed = true};
+  if (*known != nullptr) {
+    totals_.replays.fetch_add(1, std::memory_order_relaxed);
+    return LifecycleResult{.outcome = **known, .replayed = true};
+  }
 
   const Scope scope = choose_scope();
   LifecycleChange change;

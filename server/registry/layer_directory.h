@@ -16,6 +16,7 @@
 #include "absl/strings/string_view.h"
 #include "server/base/clock.h"
 #include "server/base/mutex.h"
+#include "server/registry/activity.h"
 #include "server/registry/affine_groups.h"
 #include "server/registry/change_gate.h"
 #include "server/registry/committer.h"
@@ -51,6 +52,9 @@ class LayerDirectory {
   // Up to `page_size` layers in byte order whose name starts with `prefix` and comes after `after`.
   ListPage List(absl::string_view prefix, absl::string_view after, int page_size) const;
   int64_t size() const;
+  // Every layer, in byte order.
+  std::vector<std::shared_ptr<LayerEntry>> Entries() const;
+  const ActivityTotals& totals() const { return totals_; }
   absl::Time Now() const { return context_.clock->Now(); }
   AffineGroups& groups() { return groups_; }
   WatchHub& watchers() { return watchers_; }
@@ -123,6 +127,7 @@ class LayerDirectory {
   store::StateStore* const store_;
   std::atomic<int64_t> remembered_requests_ = 0;
   std::atomic<int64_t> kept_version_bytes_ = 0;
+  ActivityTotals totals_;
   ChangeGate gate_;
   // Held over a whole Change; taken before any other.
   base::Mutex lifecycle_mutex_;

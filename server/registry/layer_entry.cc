@@ -28,6 +28,7 @@ absl::Status FrozenError(const layer::LayerSnapshot& snapshot) {
 
 LayerEntry::LayerEntry(SnapshotPtr first, std::unique_ptr<RequestLog> requests, const LayerContext& context)
     : context_(context),
+      activity_(context.totals),
       newest_(first),
       requests_(std::move(requests)),
       snapshot_(std::move(first)),
@@ -79,6 +80,7 @@ absl::StatusOr<LayerEntry::Plan> LayerEntry::Prepare(absl::string_view request_i
   if (!known.ok()) return layer::ForLayer(before->name, known.status());
   if (*known != nullptr) {
     // Not `before`, which may wait for the store, and never get there.
+    activity_.OnReplay();
     result = {.snapshot = Snapshot(), .outcome = **known, .replayed = true, .stored = nullptr};
     for (const Unsettled& unsettled : unsettled_) {
       if (unsettled.request_id != request_id || unsettled.pending->resolved()) continue;

@@ -15,6 +15,7 @@
 #include "server/base/clock.h"
 #include "server/base/mutex.h"
 #include "server/layer/layer_state.h"
+#include "server/registry/activity.h"
 #include "server/registry/change_gate.h"
 #include "server/registry/committer.h"
 #include "server/registry/recent_versions.h"
@@ -38,6 +39,8 @@ struct LayerContext {
   VersionLimits version_limits;
   // The same.
   std::atomic<int64_t>* kept_version_bytes;
+  // May be null.
+  ActivityTotals* totals = nullptr;
 };
 
 // FAILED_PRECONDITION: what a change of a frozen layer gets.
@@ -104,6 +107,8 @@ class LayerEntry : public std::enable_shared_from_this<LayerEntry> {
   void KeepAfterAll() { deleted_.store(false, std::memory_order_release); }
   // After MarkDeleted, for good: the requests that the layer remembers.
   std::unique_ptr<RequestLog> ReleaseRequests();
+  // What calls do to the layer.
+  LayerActivity& activity() { return activity_; }
   bool IsDeleted() const { return deleted_.load(std::memory_order_acquire); }
 
   // For the committer: `versions`, one after the other, are stored.
@@ -128,6 +133,7 @@ class LayerEntry : public std::enable_shared_from_this<LayerEntry> {
   };
 
   const LayerContext context_;
+  LayerActivity activity_;
   // Held over a whole commit; taken before snapshot_mutex_.
   base::Mutex commit_mutex_;
   // The newest version, stored or not.

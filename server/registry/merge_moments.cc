@@ -11,6 +11,7 @@
 #include "server/layer/contributors.h"
 #include "server/layer/layer_error.h"
 #include "server/layer/layer_name.h"
+#include "server/registry/activity.h"
 #include "server/registry/fingerprint.h"
 #include "server/registry/fold.h"
 #include "server/registry/layer_entry.h"
@@ -122,7 +123,8 @@ struct Batch {
   std::vector<int64_t> skipped_channels;
 };
 
-absl::StatusOr<Batch> ToBatch(const LayerConfig& config, const Moments& moments) {
+// Sets `*rejected` if the policy is what refuses them.
+absl::StatusOr<Batch> ToBatch(const LayerConfig& config, const Moments& moments, bool* rejected) {
   Batch batch{.counts = {}, .mean = moments.mean, .var = moments.m2, .skipped_channels = {}};
   batch.counts.reserve(moments.mean.size());
   for (size_t c = 0; c < moments.mean.size(); ++c) {
@@ -131,6 +133,7 @@ absl::StatusOr<Batch> ToBatch(const LayerConfig& config, const Moments& moments)
     const int64_t non_finite = moments.non_finite_count.empty() ? 0 : moments.non_finite_count[c];
     if (non_finite > 0) {
       if (config.non_finite_policy == NonFinitePolicy::kReject) {
+        *rejected = true;
         return absl::InvalidArgumentError(absl::StrCat("moments.non_finite_count[", c, "] is ", non_finite,
                                                        ", want finite values only (non_finite_policy is REJECT)"));
       }
@@ -144,8 +147,8 @@ absl::StatusOr<Batch> ToBatch(const LayerConfig& config, const Moments& moments)
   return batch;
 }
 
-absl::Status Change(const MergeMomentsInput& input, LayerSnapshot* next) {
-  absl::StatusOr<Batch> batch = ToBatch(*next->config, input.moments);
+absl::Status Change(const MergeMomentsInput& input, LayerSnapshot* next, bool* rejected) {
+  absl::StatusOr<Batch> batch = ToBatch(*next->config, input.moments, rejected);
   if (!batch.ok()) return batch.status();
   auto folded = std::make_shared<Statistics>(Fold(*next->config, *next->statistics,
                                                   {.channel_counts = batch->counts,
@@ -185,14 +188,21 @@ absl::StatusOr<MergeMomentsResult> MergeMoments(const LayerRegistry& registry, c
   if (!status.ok()) return layer::ForLayer(input.layer, status);
 
   bool repeated = false;
+  bool rejected = false;
   absl::StatusOr<LayerEntry::CommitResult> commit =
       (*entry)->Commit(input.request_id, RequestFingerprint(input), [&](LayerSnapshot& next) -> absl::Status {
         repeated = !input.contributor.empty() && input.sequence <= next.contributors->LastSequence(input.contributor);
         if (repeated) return absl::OkStatus();
-        if (absl::Status changed = Change(input, &next); !changed.ok()) return layer::ForLayer(input.layer, changed);
+        if (absl::Status changed = Change(input, &next, &rejected); !changed.ok())
+          return layer::ForLayer(input.layer, changed);
         return control.CheckAlive();
       });
+  LayerActivity& activity = (*entry)->activity();
+  if (rejected) activity.OnRejected();
   if (!commit.ok()) return commit.status();
+  // A known request_id was counted by the entry.
+  if (repeated) activity.OnReplay();
+  if (!repeated && !commit->replayed) activity.OnFold();
   return MergeMomentsResult{.snapshot = std::move(commit->snapshot),
                             .replayed = commit->replayed || repeated,
                             .stored = std::move(commit->stored)};

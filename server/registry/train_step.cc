@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "server/layer/layer_error.h"
 #include "server/layer/layer_name.h"
+#include "server/registry/activity.h"
 #include "server/registry/fingerprint.h"
 #include "server/registry/fold.h"
 #include "server/registry/layer_entry.h"
@@ -84,7 +85,10 @@ class Step {
       ComputeBatch(*snapshot);
     }
     for (;; snapshot = entry_->Snapshot()) {
-      if (absl::Status status = FindSkippedChannels(*snapshot); !status.ok()) return status;
+      if (absl::Status status = FindSkippedChannels(*snapshot); !status.ok()) {
+        entry_->activity().OnRejected();
+        return status;
+      }
       if (input_.skip_update) return Preview(*snapshot);
 
       const Source source = SourceBefore(*snapshot);
@@ -108,6 +112,10 @@ class Step {
       if (!commit.ok()) return commit.status();
 
       const LayerSnapshot& newest = *commit->snapshot;
+      if (!commit->replayed && newest.config->track_running_stats) {
+        entry_->activity().OnFold();
+        entry_->activity().OnDrift(MeasureDrift(*newest.config, *replaced, Moments()));
+      }
       // A replay no longer knows what the first application replaced.
       WriteOutput(SourceOf(newest, replaced == nullptr ? newest.statistics : replaced));
       TrainStepResult result = BatchResult();

@@ -14,7 +14,7 @@ CallStream::CallStream(grpc::CallbackServerContext* context, absl::string_view m
 
 void CallStream::OnMessage(wire::MessageSlices message) {
   // Shared with its job, which is gone when it is refused.
-  const auto step = std::make_shared<Step>();
+  const auto step = std::make_shared<Step>(streams_.observer);
   step->request_bytes = static_cast<int64_t>(message.size());
   step->call = new_call_();
   absl::Status unreadable;
@@ -49,6 +49,7 @@ void CallStream::AnswerAndGoOn(Step& step, absl::Status status) {
   if (!status.ok()) answer = step.call->Failure(status);
   streams_.observer->OnCall(CallRecord{.method = step.call->method(),
                                        .layer = step.call->layer(),
+                                       .request_id = step.call->request_id(),
                                        .context = context(),
                                        .request_bytes = step.request_bytes,
                                        .response_bytes = static_cast<int64_t>(answer.Length()),

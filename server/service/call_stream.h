@@ -27,8 +27,9 @@ class StreamedCall {
   virtual TensorCall& call() = 0;
   // For those who observe: "Steps.Infer"; also after a failed Decode.
   virtual absl::string_view method() const = 0;
-  // The same, as far as it is known.
+  // The same, as far as they are known; empty: none.
   virtual absl::string_view layer() const = 0;
+  virtual absl::string_view request_id() const = 0;
   // The answer, once the call has run; once.
   virtual grpc::ByteBuffer Success() = 0;
   virtual grpc::ByteBuffer Failure(const absl::Status& status) = 0;
@@ -46,6 +47,9 @@ class CallStream final : public TensorStream {
  private:
   // A call that is under way.
   struct Step {
+    explicit Step(CallObserver* observer) : in_flight(observer) {}
+
+    const CallInFlight in_flight;
     int64_t request_bytes = 0;
     std::chrono::steady_clock::time_point start = std::chrono::steady_clock::now();
     std::unique_ptr<StreamedCall> call;

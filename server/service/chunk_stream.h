@@ -22,7 +22,7 @@ class ChunkStream : public TensorStream {
  public:
   // A server that stops waits for it, as for any other call.
   ChunkStream(grpc::CallbackServerContext* context, absl::string_view method, const TensorStreamContext& streams)
-      : TensorStream(context, method, nullptr), streams_(streams) {}
+      : TensorStream(context, method, nullptr), streams_(streams), in_flight_(streams.observer) {}
 
  protected:
   // Takes the call, of whose x only the data is missing. Once, before any chunk.
@@ -110,6 +110,7 @@ class ChunkStream : public TensorStream {
 
   absl::Status BeginCall(const Call& call) {
     layer_ = call.layer();
+    if constexpr (requires { call.request_id(); }) request_id_ = call.request_id();
     if (absl::Status status = layer::ValidateName(layer_); !status.ok()) return status;
     if (!call.has_x()) return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(layer_), "x is missing"));
     if (!call.x().data().empty()) {
@@ -139,6 +140,7 @@ class ChunkStream : public TensorStream {
   void Report(const absl::Status& status) {
     streams_.observer->OnCall(CallRecord{.method = method(),
                                          .layer = layer_,
+                                         .request_id = request_id_,
                                          .context = context(),
                                          .request_bytes = request_bytes_,
                                          .response_bytes = response_bytes_,
@@ -147,9 +149,11 @@ class ChunkStream : public TensorStream {
   }
 
   const TensorStreamContext& streams_;
+  const CallInFlight in_flight_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   bool begun_ = false;
   std::string layer_;
+  std::string request_id_;
   int64_t request_bytes_ = 0;
   int64_t response_bytes_ = 0;
 };

@@ -39,6 +39,9 @@ class LayerServiceImpl final : public v1::LayerService::CallbackService {
   // Ends the streams of those who watch, now and later.
   void StopStreams() { watch_streams_.Stop(); }
 
+  // Open WatchLayers streams.
+  int64_t num_watchers() const { return watch_streams_.size(); }
+
  private:
   registry::LayerRegistry* const registry_;
   CallObserver* const observer_;

@@ -28,6 +28,7 @@ class UnaryTensorCall {
     return status;
   }
   absl::string_view layer() const { return call_ != nullptr ? call_->layer() : ""; }
+  absl::string_view request_id() const { return call_ != nullptr ? call_->request_id() : ""; }
   TensorCall& call() { return *call_; }
   void WriteResponse(wire::MessageWriter* writer) { call_->WriteResult(writer); }
 
@@ -77,7 +78,7 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::MergeMoments(grpc::CallbackS
                                                                  const v1::MergeMomentsRequest* request,
                                                                  v1::MergeMomentsResponse* response) {
   UnaryCall call(context, "MergeMoments", static_cast<int64_t>(request->ByteSizeLong()), context_.observer);
-  call.set_layer(request->layer());
+  call.set_request(request->layer(), request->request_id());
   call.RunAndStore(
       [&](registry::PendingCommitPtr* stored) -> absl::Status {
         registry::CallControl control;

@@ -38,6 +38,7 @@ class OpenInferenceCall {
 
   // As far as they are known, also after a failed Decode.
   absl::string_view layer() const { return request_.model_name(); }
+  absl::string_view request_id() const { return request_id_; }
   const std::string& id() const { return request_.id(); }
 
   // REQUIRES: Decode was OK.

@@ -24,6 +24,8 @@ class OpenInferenceStatistics final : public CallObserver {
       : registry_(registry), next_(next) {}
 
   void OnCall(const CallRecord& record) override;
+  void Began() override { next_->Began(); }
+  void Ended() override { next_->Ended(); }
 
   // Of layer `name`; empty: of all that were asked and exist. NOT_FOUND: no such layer.
   absl::StatusOr<::inference::ModelStatisticsResponse> Get(const std::string& name);

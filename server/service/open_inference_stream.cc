@@ -24,6 +24,7 @@ class StreamedInference final : public StreamedCall {
   TensorCall& call() override { return call_.call(); }
   absl::string_view method() const override { return "ModelStreamInfer"; }
   absl::string_view layer() const override { return call_.layer(); }
+  absl::string_view request_id() const override { return call_.request_id(); }
 
   grpc::ByteBuffer Success() override {
     wire::MessageWriter writer;

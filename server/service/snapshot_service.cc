@@ -61,11 +61,12 @@ class ScratchFile {
 class StreamRecord {
  public:
   StreamRecord(const grpc::CallbackServerContext& context, absl::string_view method, CallObserver* observer)
-      : context_(context), method_(method), observer_(observer) {}
+      : context_(context), method_(method), observer_(observer), in_flight_(observer) {}
 
   absl::Status End(const absl::Status& status, int64_t request_bytes, int64_t response_bytes) const {
     observer_->OnCall(CallRecord{.method = method_,
                                  .layer = "",
+                                 .request_id = "",
                                  .context = context_,
                                  .request_bytes = request_bytes,
                                  .response_bytes = response_bytes,
@@ -78,6 +79,7 @@ class StreamRecord {
   const grpc::CallbackServerContext& context_;
   const absl::string_view method_;
   CallObserver* const observer_;
+  const CallInFlight in_flight_;
   const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 

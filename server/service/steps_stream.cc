@@ -48,6 +48,7 @@ class Step final : public StreamedCall {
   TensorCall& call() override { return *call_; }
   absl::string_view method() const override { return method_; }
   absl::string_view layer() const override { return layer_; }
+  absl::string_view request_id() const override { return call_ != nullptr ? call_->request_id() : ""; }
 
   grpc::ByteBuffer Success() override {
     v1::StepsResponse response;

@@ -42,6 +42,8 @@ class TensorCall {
 
   // The layer that the request names, not validated. Lives as long as this.
   virtual absl::string_view layer() const = 0;
+  // That of the request, the same way; empty if it has none.
+  virtual absl::string_view request_id() const { return ""; }
   // Bytes of tensors that are read and written.
   virtual int64_t bytes() const = 0;
   // Reserves the memory that Run takes. Quick. RESOURCE_EXHAUSTED with a hint when to come back: there is none.

@@ -17,6 +17,7 @@ constexpr absl::Duration kMostDelay = absl::Seconds(5);
 }  // namespace
 
 absl::Status TensorExecutor::Overloaded(absl::string_view what) const {
+  refused_.fetch_add(1, std::memory_order_relaxed);
   const double seconds = static_cast<double>(backlog_bytes_.load(std::memory_order_relaxed)) / kBytesPerSecond;
   return RetryLaterError(what, std::clamp(absl::Seconds(seconds), kLeastDelay, kMostDelay));
 }
@@ -35,6 +36,7 @@ absl::Status TensorExecutor::Run(int64_t bytes, Job job) {
   };
   if (compute_thread_->Submit(later)) return absl::OkStatus();
   backlog_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
+  refused_for_queue_.fetch_add(1, std::memory_order_relaxed);
   return Overloaded("too many calls with large tensors wait for the compute thread");
 }
 

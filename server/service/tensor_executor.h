@@ -28,6 +28,12 @@ class TensorExecutor {
   // The status of a call that `what` has no room for, with a guess at when there will be some.
   absl::Status Overloaded(absl::string_view what) const;
 
+  // How often there was no room for a call in the queue of the compute thread, and none in memory.
+  int64_t refused_for_queue() const { return refused_for_queue_.load(std::memory_order_relaxed); }
+  int64_t refused_for_memory() const {
+    return refused_.load(std::memory_order_relaxed) - refused_for_queue_.load(std::memory_order_relaxed);
+  }
+
  private:
   base::ComputeThread* const compute_thread_;
   const int cores_;
@@ -35,6 +41,9 @@ class TensorExecutor {
   kernels::BusyCores busy_inline_;
   // Of the jobs that wait or run on the compute thread.
   std::atomic<int64_t> backlog_bytes_ = 0;
+  // Overloaded() in all, and of Run.
+  mutable std::atomic<int64_t> refused_ = 0;
+  std::atomic<int64_t> refused_for_queue_ = 0;
 };
 
 }  // namespace normd::service

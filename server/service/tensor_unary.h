@@ -20,6 +20,7 @@ namespace normd::service {
 //
 //   absl::Status Decode(wire::MessageSlices message);
 //   absl::string_view layer() const;          // what is known of it, also after a failed Decode
+//   absl::string_view request_id() const;     // the same
 //   TensorCall& call();                       // after Decode
 //   void WriteResponse(wire::MessageWriter* writer);
 //
@@ -35,7 +36,7 @@ grpc::ServerUnaryReactor* HandleTensorCall(UnaryCall call, const TensorStreamCon
     absl::Status decoded = job->Decode(std::move(message));
     return decoded.ok() ? job->call().Admit() : decoded;
   });
-  call.set_layer(job->layer());
+  call.set_request(job->layer(), job->request_id());
   if (status.ok()) {
     status = context.executor->Run(job->call().bytes(), [call, response, job](int threads) {
       registry::CallControl control;

@@ -40,6 +40,7 @@ class TrainStepCall final : public TensorCall {
         x_bytes_(TensorBytes(request_.x(), payload(0))) {}
 
   absl::string_view layer() const override { return request_.layer(); }
+  absl::string_view request_id() const override { return request_.request_id(); }
   int64_t bytes() const override { return x_bytes_ * (request_.omit_output() ? 1 : 2); }
 
   const google::protobuf::MessageLite& response() const override { return response_; }
@@ -110,6 +111,7 @@ class BackwardCall final : public TensorCall {
         dy_bytes_(TensorBytes(request_.dy(), payload(1))) {}
 
   absl::string_view layer() const override { return request_.layer(); }
+  absl::string_view request_id() const override { return request_.request_id(); }
   int64_t bytes() const override { return x_bytes_ * (request_.omit_dx() ? 1 : 2) + dy_bytes_; }
 
   const google::protobuf::MessageLite& response() const override { return response_; }

@@ -23,16 +23,20 @@ UnaryCall::UnaryCall(grpc::CallbackServerContext* context, absl::string_view met
       method_(method),
       request_bytes_(request_bytes),
       observer_(observer),
-      start_(std::chrono::steady_clock::now()) {}
+      start_(std::chrono::steady_clock::now()) {
+  observer_->Began();
+}
 
 void UnaryCall::Finish(const absl::Status& status, int64_t response_bytes) const {
   observer_->OnCall(CallRecord{.method = method_,
                                .layer = layer_,
+                               .request_id = request_id_,
                                .context = *context_,
                                .request_bytes = request_bytes_,
                                .response_bytes = response_bytes,
                                .status = status,
                                .duration = absl::FromChrono(std::chrono::steady_clock::now() - start_)});
+  observer_->Ended();
   reactor_->Finish(ToGrpcStatus(status));
 }
 

@@ -4,6 +4,7 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/server_callback.h>
 
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <exception>
@@ -23,6 +24,8 @@ struct CallRecord {
   absl::string_view method;
   // The layer that the request names; empty if the method takes none. Not validated.
   absl::string_view layer;
+  // Of the request; empty if it has none. Not validated.
+  absl::string_view request_id;
   const grpc::CallbackServerContext& context;
   // As they travel; no response: 0.
   int64_t request_bytes;
@@ -37,6 +40,29 @@ class CallObserver {
   virtual ~CallObserver() = default;
   // Comes right before the answer is sent.
   virtual void OnCall(const CallRecord& record) = 0;
+
+  // A call begins, or is over.
+  virtual void Began() { in_flight_.fetch_add(1, std::memory_order_relaxed); }
+  virtual void Ended() { in_flight_.fetch_sub(1, std::memory_order_relaxed); }
+
+  // Calls that have begun and not ended.
+  int64_t calls_in_flight() const { return in_flight_.load(std::memory_order_relaxed); }
+
+ private:
+  // On a cache line of its own, since every call writes to it.
+  alignas(64) std::atomic<int64_t> in_flight_ = 0;
+};
+
+// Counts as a call in flight while it lives.
+class CallInFlight {
+ public:
+  explicit CallInFlight(CallObserver* observer) : observer_(observer) { observer_->Began(); }
+  ~CallInFlight() { observer_->Ended(); }
+  CallInFlight(const CallInFlight&) = delete;
+  CallInFlight& operator=(const CallInFlight&) = delete;
+
+ private:
+  CallObserver* const observer_;
 };
 
 // CANCELLED or DEADLINE_EXCEEDED, naming the method, once nobody waits for the answer of a call any more.
@@ -63,8 +89,11 @@ class UnaryCall {
   UnaryCall(grpc::CallbackServerContext* context, absl::string_view method, int64_t request_bytes,
             CallObserver* observer);
 
-  // The layer that the request names, once that is known.
-  void set_layer(absl::string_view layer) { layer_ = layer; }
+  // The layer that the request names and its request_id, once they are known.
+  void set_request(absl::string_view layer, absl::string_view request_id) {
+    layer_ = layer;
+    request_id_ = request_id;
+  }
 
   absl::Status CheckAlive() const { return service::CheckAlive(*context_, method_); }
 
@@ -107,6 +136,7 @@ class UnaryCall {
   grpc::ServerUnaryReactor* reactor_;
   absl::string_view method_;
   absl::string_view layer_;
+  absl::string_view request_id_;
   int64_t request_bytes_;
   CallObserver* observer_;
   std::chrono::steady_clock::time_point start_;
@@ -119,7 +149,9 @@ grpc::ServerUnaryReactor* HandleUnary(grpc::CallbackServerContext* context, absl
                                       absl::string_view layer, const Request* request, Response* response,
                                       CallObserver* observer, const Handler& handler) {
   UnaryCall call(context, method, static_cast<int64_t>(request->ByteSizeLong()), observer);
-  call.set_layer(layer);
+  absl::string_view request_id;
+  if constexpr (requires { request->request_id(); }) request_id = request->request_id();
+  call.set_request(layer, request_id);
   call.Run(handler, [&] { return response->ByteSizeLong(); });
   return call.reactor();
 }

@@ -64,6 +64,11 @@ void WatchStreams::Stop() {
   for (WatchStream* stream : streams_) stream->Stop();
 }
 
+int64_t WatchStreams::size() const {
+  const base::MutexLock lock(&mutex_);
+  return static_cast<int64_t>(streams_.size());
+}
+
 WatchStream::WatchStream(grpc::CallbackServerContext* context, int64_t request_bytes, absl::StatusOr<WatchSpec> spec,
                          registry::LayerRegistry* registry, WatchStreams* open, CallObserver* observer)
     : context_(context), request_bytes_(request_bytes), observer_(observer), registry_(registry), open_(open) {
@@ -192,6 +197,7 @@ void WatchStream::End(const absl::Status& status) {
   finished_ = true;
   observer_->OnCall(CallRecord{.method = "WatchLayers",
                                .layer = spec_.names.size() == 1 ? absl::string_view(spec_.names.front()) : "",
+                               .request_id = "",
                                .context = *context_,
                                .request_bytes = request_bytes_,
                                .response_bytes = response_bytes_,

@@ -44,9 +44,11 @@ class WatchStreams {
   // Each ends with UNAVAILABLE; so do those that come later.
   void Stop();
 
+  int64_t size() const;
+
  private:
   friend class WatchStream;
-  base::Mutex mutex_;
+  mutable base::Mutex mutex_;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
   absl::flat_hash_set<WatchStream*> streams_ ABSL_GUARDED_BY(mutex_);
 };

@@ -144,6 +144,11 @@ absl::StatusOr<std::vector<RegionRegistry::RegionInfo>> RegionRegistry::List(abs
   return infos;
 }
 
+int64_t RegionRegistry::num_sessions() const {
+  const base::ReaderMutexLock lock(&mutex_);
+  return static_cast<int64_t>(sessions_.size());
+}
+
 absl::StatusOr<RegionUse> RegionRegistry::Use(absl::string_view region, int64_t offset, int64_t bytes,
                                               int64_t alignment) const {
   RegionPtr found;

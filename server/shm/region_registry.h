@@ -103,6 +103,7 @@ class RegionRegistry {
 
   // What is mapped now.
   int64_t mapped_bytes() const { return budget_->bytes.load(); }
+  int64_t num_sessions() const;
   int64_t num_regions() const { return budget_->regions.load(); }
 
  private:

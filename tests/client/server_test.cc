@@ -1,9 +1,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <spdlog/sinks/ostream_sink.h>
 
 #include <atomic>
 #include <cmath>
+#include <future>
 #include <memory>
+#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -16,8 +19,11 @@
 namespace normd {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::DoubleNear;
 using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::Pointwise;
 using tests::IsOk;
 using tests::StatusIs;
@@ -215,6 +221,44 @@ TEST_F(ServerTest, NoStepIsLostAmongThreads) {
 TEST_F(ServerTest, SaysWhetherItServes) {
   EXPECT_EQ(client_->Health().value(), ServingStatus::kServing);
   EXPECT_EQ(client_->Health("normd.v1.NormalizationService").value(), ServingStatus::kServing);
+}
+
+TEST_F(ServerTest, TellsWhatItDoesAndChangesWhatItLogs) {
+  Create("a", 1);
+  const auto statistics = client_->GetStatistics();
+  ASSERT_THAT(statistics, IsOk());
+  EXPECT_EQ(statistics->num_layers, 1);
+  ASSERT_EQ(statistics->methods.size(), 1);
+  EXPECT_EQ(statistics->methods[0].method, "CreateLayer");
+  EXPECT_EQ(statistics->methods[0].codes.at(0).count, 1);
+  EXPECT_THAT(client_->GetStatistics(-1), StatusIs(absl::StatusCode::kInvalidArgument, "max_layers is -1"));
+  EXPECT_EQ(client_->SetLogLevel(LogLevel::kError).value(), LogLevel::kDebug);
+  EXPECT_EQ(client_->GetLogLevel().value(), LogLevel::kError);
+}
+
+TEST(ServerLog, NamesTheTraceThatACallCarries) {
+  std::ostringstream log;
+  tests::TestServer server(tests::TestOptions(), std::make_shared<spdlog::sinks::ostream_sink_mt>(log, true));
+  const std::unique_ptr<Client> client = Client::Connect(server.address());
+  server.Create("a", 1);
+  const std::vector<double> x = {1, 2, 3, 6};
+  const TensorView view(absl::MakeConstSpan(x), {4, 1});
+  const std::string traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+  const char* const logged = "trace_id=4bf92f3577b34da6a3ce929d0e0e4736 span_id=00f067aa0ba902b7";
+  InferOptions options;
+  options.traceparent = traceparent;
+  ASSERT_THAT(client->Infer("a", view, options), IsOk());
+  EXPECT_THAT(log.str(), HasSubstr(logged));
+  log.str("");
+  std::promise<absl::Status> done;
+  client->InferAsync("a", view, options, [&](const auto& result) { done.set_value(result.status()); });
+  ASSERT_THAT(done.get_future().get(), IsOk());
+  EXPECT_THAT(log.str(), HasSubstr(logged));
+  log.str("");
+  // gRPC ends a process that wants to send such a header.
+  options.traceparent = traceparent + "\n";
+  ASSERT_THAT(client->Infer("a", view, options), IsOk());
+  EXPECT_THAT(log.str(), AllOf(HasSubstr("method=Infer"), Not(HasSubstr("trace_id"))));
 }
 
 }  // namespace

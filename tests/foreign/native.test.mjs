@@ -78,6 +78,7 @@ test('reflection lists every service, and is enough for a call', async () => {
   const services = await reflection.listServices();
   assert.deepEqual([...services].sort(), [
     'grpc.health.v1.Health', 'grpc.reflection.v1alpha.ServerReflection', 'inference.GRPCInferenceService',
+    'normd.v1.AdminService',
     'normd.v1.LayerService', 'normd.v1.NormalizationService', 'normd.v1.SharedMemoryService', 'normd.v1.SnapshotService',
   ]);
   for (const service of services) {

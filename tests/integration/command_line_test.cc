@@ -42,6 +42,9 @@ void ExpectSame(const CommandLine& a, const CommandLine& b) {
   EXPECT_EQ(a.server.limits.requests.window, b.server.limits.requests.window);
   EXPECT_EQ(a.server.limits.requests.per_layer, b.server.limits.requests.per_layer);
   EXPECT_EQ(a.server.limits.requests.total, b.server.limits.requests.total);
+  EXPECT_EQ(a.server.log_slow_calls_after, b.server.log_slow_calls_after);
+  EXPECT_EQ(a.server.metrics_listen, b.server.metrics_listen);
+  EXPECT_EQ(a.server.metrics_max_layers, b.server.metrics_max_layers);
   EXPECT_EQ(a.log_level, b.log_level);
   EXPECT_EQ(a.log_format, b.log_format);
   EXPECT_EQ(a.drain_timeout, b.drain_timeout);
@@ -57,6 +60,8 @@ TEST(CommandLine, Defaults) {
   EXPECT_EQ(command.server.release_memory_after, absl::Seconds(10));
   EXPECT_EQ(command.drain_timeout, absl::Seconds(10));
   EXPECT_EQ(command.log_level, LogLevel::kInfo);
+  EXPECT_EQ(command.server.log_slow_calls_after, absl::InfiniteDuration());
+  EXPECT_EQ(command.server.metrics_listen, "");
   EXPECT_FALSE(command.server.shared_memory);
   EXPECT_EQ(command.server.max_shared_memory_bytes, int64_t{4} << 30);
 }
@@ -136,6 +141,12 @@ TEST(CommandLine, EveryFlag) {
                                                                "6",
                                                                "--release-memory-after",
                                                                "1.5",
+                                                               "--log-slow-calls-after",
+                                                               "0.25",
+                                                               "--metrics-listen",
+                                                               "0.0.0.0:9464",
+                                                               "--metrics-max-layers",
+                                                               "9",
                                                                "--shared-memory",
                                                                "--max-shared-memory-bytes",
                                                                "1000000"}));
@@ -159,6 +170,9 @@ TEST(CommandLine, EveryFlag) {
   EXPECT_EQ(command.server.memory_budget_bytes, 1 << 20);
   EXPECT_EQ(command.server.max_waiting_calls, 6);
   EXPECT_EQ(command.server.release_memory_after, absl::Milliseconds(1500));
+  EXPECT_EQ(command.server.log_slow_calls_after, absl::Milliseconds(250));
+  EXPECT_EQ(command.server.metrics_listen, "0.0.0.0:9464");
+  EXPECT_EQ(command.server.metrics_max_layers, 9);
 }
 
 TEST(CommandLine, TheSampleConfigHoldsEverySettingWithItsDefault) {

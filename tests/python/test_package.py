@@ -19,8 +19,8 @@ from conftest import REPOSITORY, Server
 
 PACKAGE = REPOSITORY / "client/python"
 STUBS = {f"normd/v1/{name}" for name in (
-    "__init__.py", "tensor_pb2.py", "tensor_pb2.pyi", "resources_pb2.py", "layer_service_pb2.py",
-    "layer_service_pb2_grpc.py", "normalization_service_pb2.py", "normalization_service_pb2_grpc.py",
+    "__init__.py", "admin_service_pb2.py", "admin_service_pb2_grpc.py", "tensor_pb2.py", "tensor_pb2.pyi",
+    "resources_pb2.py", "layer_service_pb2.py", "layer_service_pb2_grpc.py", "normalization_service_pb2.py", "normalization_service_pb2_grpc.py",
     "shared_memory_service_pb2.py", "shared_memory_service_pb2_grpc.py", "snapshot_service_pb2.py",
     "snapshot_service_pb2_grpc.py")}
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-index",

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "client/cpp/src/admin.h"
 #include "client/cpp/src/backup.h"
 #include "client/cpp/src/chunked_call.h"
 #include "client/cpp/src/connection.h"
@@ -244,6 +245,18 @@ class GrpcClient : public Client {
       default:
         return ServingStatus::kUnknown;
     }
+  }
+
+  absl::StatusOr<ServerStatistics> GetStatistics(int max_layers, const CallOptions& options) override {
+    return internal::GetStatistics(connection_.get(), max_layers, options);
+  }
+
+  absl::StatusOr<LogLevel> GetLogLevel(const CallOptions& options) override {
+    return internal::GetLogLevel(connection_.get(), options);
+  }
+
+  absl::StatusOr<LogLevel> SetLogLevel(LogLevel level, const CallOptions& options) override {
+    return internal::SetLogLevel(connection_.get(), level, options);
   }
 
   void TrainStepAsync(absl::string_view layer, const TensorView& x, const TrainStepOptions& options,

@@ -53,6 +53,7 @@ class Connection {
     for (;;) {
       Response response;
       grpc::ClientContext context;
+      AddTrace(options.traceparent, &context);
       // gRPC may let a call through whose deadline has passed already, so that is looked at here.
       const grpc::Status status =
           SetTimeLeft(attempts.Begin(), &context) ? stub_.Call(&context, request, &response) : NoTimeLeft();
@@ -75,7 +76,8 @@ class Connection {
 
   // Opens a stream of `method`, which counts as a pending call until it has ended, with a deadline unless `timeout` is
   // infinite. Streams are not tried again.
-  std::shared_ptr<ByteStream> OpenStream(const std::string& method, absl::Duration timeout, ByteStream::Events events);
+  std::shared_ptr<ByteStream> OpenStream(const std::string& method, absl::Duration timeout, ByteStream::Events events,
+                                         const std::string& traceparent = "");
   // As the failure of a call with one attempt.
   absl::Status StreamFailure(const grpc::Status& status, absl::Duration timeout, absl::string_view request_id) const {
     return ToAbslStatus(status, {target_, 1, timeout, request_id});
@@ -93,10 +95,12 @@ class Connection {
           attempts(owner->options_.retry, owner->TimeoutOf(options), owner->runtime_.get()),
           request(std::move(message)),
           request_id(std::move(id)),
+          traceparent(options.traceparent),
           done(std::move(callback)) {}
 
     void Attempt() {
       context = std::make_unique<grpc::ClientContext>();
+      AddTrace(traceparent, context.get());
       response = Response();
       Stub::Done ended = [self = this->shared_from_this()](const grpc::Status& status) {
         handover::Take();
@@ -133,11 +137,14 @@ class Connection {
     Attempts attempts;
     const Request request;
     const std::string request_id;
+    const std::string traceparent;
     std::function<void(absl::StatusOr<Response>)> done;
     std::unique_ptr<grpc::ClientContext> context;
     Response response;
   };
 
+  // Nothing if it is malformed.
+  static void AddTrace(const std::string& traceparent, grpc::ClientContext* context);
   // False: there is none, the call should not be made.
   static bool SetTimeLeft(absl::Duration left, grpc::ClientContext* context);
   static grpc::Status NoTimeLeft();

@@ -26,6 +26,7 @@ Stub::Stub(std::shared_ptr<grpc::Channel> channel)
       layers_(v1::LayerService::NewStub(channel_)),
       normalization_(v1::NormalizationService::NewStub(channel_)),
       snapshots_(v1::SnapshotService::NewStub(channel_)),
+      admin_(v1::AdminService::NewStub(channel_)),
       generic_(channel_),
       tensor_methods_{Unary("/normd.v1.NormalizationService/TrainStep", channel_),
                       Unary("/normd.v1.NormalizationService/Infer", channel_),

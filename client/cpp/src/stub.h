@@ -14,6 +14,7 @@
 #include <memory>
 #include <string>
 
+#include "normd/v1/admin_service.grpc.pb.h"
 #include "normd/v1/layer_service.grpc.pb.h"
 #include "normd/v1/normalization_service.grpc.pb.h"
 #include "normd/v1/snapshot_service.grpc.pb.h"
@@ -96,6 +97,18 @@ class Stub {
                     v1::DeleteSnapshotResponse* response) {
     return snapshots_->DeleteSnapshot(context, request, response);
   }
+  grpc::Status Call(grpc::ClientContext* context, const v1::GetStatisticsRequest& request,
+                    v1::GetStatisticsResponse* response) {
+    return admin_->GetStatistics(context, request, response);
+  }
+  grpc::Status Call(grpc::ClientContext* context, const v1::GetLogLevelRequest& request,
+                    v1::GetLogLevelResponse* response) {
+    return admin_->GetLogLevel(context, request, response);
+  }
+  grpc::Status Call(grpc::ClientContext* context, const v1::SetLogLevelRequest& request,
+                    v1::SetLogLevelResponse* response) {
+    return admin_->SetLogLevel(context, request, response);
+  }
   grpc::Status Call(grpc::ClientContext* context, const v1::MergeMomentsRequest& request,
                     v1::MergeMomentsResponse* response) {
     return normalization_->MergeMoments(context, request, response);
@@ -116,6 +129,7 @@ class Stub {
   const std::unique_ptr<v1::LayerService::Stub> layers_;
   const std::unique_ptr<v1::NormalizationService::Stub> normalization_;
   const std::unique_ptr<v1::SnapshotService::Stub> snapshots_;
+  const std::unique_ptr<v1::AdminService::Stub> admin_;
   grpc::GenericStub generic_;
   // By TensorMethod.
   const std::array<grpc::internal::RpcMethod, 4> tensor_methods_;

@@ -13,6 +13,7 @@ from normd import presets
 from normd._content_hash import content_hash
 from normd._steps import Steps
 from normd._streams import InferStream, TrainStepStream
+from normd._trace import trace_context
 from normd._watch import LayerWatch
 from normd.client import Client
 from normd.errors import (AbortedError, AlreadyExistsError, CancelledError, Code, DeadlineExceededError, Error,
@@ -34,5 +35,5 @@ __all__ = [
     "MergeMomentsResult", "Moments", "NonFinitePolicy", "NotFoundError", "Optimizer", "Preset",
     "ResourceExhaustedError", "RetryPolicy", "RetryTimeoutError", "RunningMeanStd", "RunningNormalizer", "Snapshot",
     "Steps", "TrainStepResult", "TrainStepStream", "TrainingStatistics", "TransportWarning", "UnavailableError",
-    "VarianceEstimator", "content_hash", "presets",
+    "VarianceEstimator", "content_hash", "presets", "trace_context",
 ]

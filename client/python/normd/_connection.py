@@ -9,6 +9,7 @@ from typing import Any, Callable, Optional, TypeVar
 import grpc  # type: ignore[import]
 from google.protobuf.message import DecodeError
 
+from normd import _trace
 from normd._retry import Attempts
 from normd.errors import CancelledError, Code, Error, error_for
 from normd.types import RetryPolicy
@@ -55,7 +56,7 @@ class Connection:
     def call(self, method: Callable[..., Any], request: Any, timeout: float) -> Any:
         """Sends `request`; see run()."""
         def attempt(seconds: float) -> Any:
-            return method(request, timeout=seconds)
+            return method(request, timeout=seconds, **_trace.headers())
 
         return self.run(attempt, timeout)
 

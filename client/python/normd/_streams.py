@@ -15,7 +15,7 @@ import grpc  # type: ignore[import]
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from normd import _calls, _tensors, _wire
+from normd import _calls, _tensors, _trace, _wire
 from normd._connection import error_of
 from normd.errors import CancelledError, Code, Error
 from normd.types import FloatArray, TrainStepResult
@@ -85,7 +85,7 @@ class _ChunkStream:
         self._started = threading.Event()
         self._ended = threading.Event()
         try:
-            self._call = method(self._guarded(messages), timeout=timeout)
+            self._call = method(self._guarded(messages), timeout=timeout, **_trace.headers())
         except ValueError as closed:
             raise CancelledError(Code.CANCELLED, f"the client is closed ({closed})") from None
         self._started.set()

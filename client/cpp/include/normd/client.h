@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "normd/admin.h"
 #include "normd/layer.h"
 #include "normd/moments.h"
 #include "normd/options.h"
@@ -250,6 +251,13 @@ class Client {
   // Whether the server takes calls (grpc.health.v1). `service`: a service's full name; empty: the server as a whole.
   // NOT_FOUND: the server has no such service.
   virtual absl::StatusOr<ServingStatus> Health(absl::string_view service = "", const CallOptions& options = {}) = 0;
+
+  // For those who run the server (normd/admin.h). `max_layers`, 1 to 10000: those with the most steps since the server
+  // started; 0: 100.
+  virtual absl::StatusOr<ServerStatistics> GetStatistics(int max_layers = 0, const CallOptions& options = {}) = 0;
+  virtual absl::StatusOr<LogLevel> GetLogLevel(const CallOptions& options = {}) = 0;
+  // Until the server stops. Returns the level before.
+  virtual absl::StatusOr<LogLevel> SetLogLevel(LogLevel level, const CallOptions& options = {}) = 0;
 
   // The same without waiting. `done` runs once, on a thread of the client's; it must not block, and may start new
   // calls. Tensors without an owner are copied before the call returns; `into` is written to before `done` runs.

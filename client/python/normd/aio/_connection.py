@@ -9,6 +9,7 @@ from typing import Any, Awaitable, Callable, Optional
 import grpc  # type: ignore[import]
 import grpc.aio  # type: ignore[import]
 
+from normd import _trace
 from normd._connection import check_timeout, error_of, open_channel
 from normd._retry import Attempts
 from normd.errors import CancelledError, Code, Error
@@ -49,7 +50,7 @@ class Connection:
         attempts = Attempts(self.retry, timeout, self._clock)
         while True:
             try:
-                return await method(request, timeout=attempts.seconds_left)
+                return await method(request, timeout=attempts.seconds_left, **_trace.headers())
             except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as failure:
                 error = self.error_of(failure, attempts.number)
             await self._sleep(attempts.pause_after(error))

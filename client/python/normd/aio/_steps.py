@@ -9,7 +9,7 @@ import grpc  # type: ignore[import]
 import grpc.aio  # type: ignore[import]
 from google.protobuf.message import DecodeError
 
-from normd import _calls, _steps, _wire
+from normd import _calls, _steps, _trace, _wire
 from normd._calls import TensorCall
 from normd._convert import PerChannel
 from normd.aio._connection import Connection
@@ -37,7 +37,7 @@ class Steps:
         # Why no call is taken any more.
         self._ended: Optional[Error] = None
         try:
-            self._call = method(self._messages(), timeout=timeout)
+            self._call = method(self._messages(), timeout=timeout, **_trace.headers())
         except grpc.aio.UsageError as closed:
             raise connection.error_of(closed) from None
         self._reader = asyncio.create_task(self._read(), name="normd steps")
