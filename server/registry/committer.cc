@@ -231,7 +231,7 @@ std::vector<PendingCommitPtr> Committer::Store(std::vector<Waiting> batch) {
 
 void Committer::TakeBack(const Waiting& waiting, const store::Update& update, const absl::Status& cause) {
   waiting.change.entry->TakeBack(update, waiting.pending);
-  waiting.pending->Resolve(layer::ForLayer(update.replaces->name, layer::WithPrefix("nothing has changed: ", cause)));
+  waiting.pending->Resolve(layer::ForLayer(update.replaces->name, store::WriteFailure(cause)));
 }
 
 }  // namespace normd::registry
