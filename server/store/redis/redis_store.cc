@@ -292,7 +292,10 @@ absl::Status RedisStore::Write(absl::Span<const Update> updates) {
   bool in_step = doubts_.empty();
   for (int round = 0; round < kRounds; ++round) {
     if (!in_step) {
-      if (absl::Status status = Reconcile(); !status.ok()) return status;
+      absl::Status status = Reconcile();
+      // An attempt at this very change may have been carried out.
+      if (round > 0 && absl::IsUnavailable(status)) return OutcomeUnknownError(status.message());
+      if (!status.ok()) return status;
     }
     Entry entry = NewEntry(journal_, change);
     absl::Status why;
