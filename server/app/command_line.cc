@@ -3,6 +3,8 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <cstdlib>
+#include <fstream>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -11,6 +13,7 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "server/app/listen_address.h"
+#include "server/store/redis/redis_location.h"
 
 namespace normd::app {
 namespace {
@@ -45,6 +48,21 @@ store::Durability ParseDurability(absl::string_view name) {
   return name == "periodic" ? store::Durability::kPeriodic : store::Durability::kProcess;
 }
 
+// Of the store, from a file or, without one, from the environment: command lines are there for all to see.
+absl::StatusOr<std::string> StorePassword(const std::string& path) {
+  if (path.empty()) {
+    const char* const variable = std::getenv("NORMD_STORE_PASSWORD");
+    return variable == nullptr ? "" : variable;
+  }
+  std::ifstream file(path);
+  std::string password;
+  if (!std::getline(file, password) || password.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--store-password-file: ", path, " has no password that can be read"));
+  }
+  return password;
+}
+
 // An empty string unless `address` may be given to --listen.
 std::string CheckListen(const std::string& address) {
   return address.empty() ? "" : std::string(ParseHostPort(address).status().message());
@@ -61,6 +79,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   double release_memory_after_s = absl::ToDoubleSeconds(server.release_memory_after);
   server.store.location = DefaultStore();
   std::string durability = "process";
+  std::string password_file;
   double sync_interval_s = absl::ToDoubleSeconds(server.store.sync_interval);
   double log_slow_calls_after_s = 0;
   double request_window_s = absl::ToDoubleSeconds(server.limits.requests.window);
@@ -71,10 +90,16 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
       ->check(CLI::Validator(CheckListen, "HOST:PORT"));
   app.add_option("--unix-socket", server.unix_socket, "Path of a Unix socket to listen on as well")->type_name("PATH");
   app.add_option("--store", server.store.location,
-                 "Where layers are kept: sqlite:PATH, or memory, which forgets them when the server stops")
+                 absl::StrCat(
+                     "Where layers are kept: sqlite:PATH; memory, which forgets them when the server stops; or Redis: ",
+                     store::kRedisForms, ", with ?prefix=... and other options"))
       ->type_name("STORE")
       ->check(CLI::Validator(
           [](const std::string& location) { return std::string(store::CheckLocation(location).message()); }, ""));
+  app.add_option(
+         "--store-password-file", password_file,
+         "File with the password of Redis on its first line; else the variable NORMD_STORE_PASSWORD is looked at")
+      ->type_name("FILE");
   app.add_option("--durability", durability,
                  "What an answered update survives in sqlite: process (a kill), power (a loss of power; waits for the "
                  "disk), periodic (as process, and all but the last --sync-interval survives a loss of power)")
@@ -172,6 +197,9 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   server.release_memory_after = absl::Seconds(release_memory_after_s);
   if (log_slow_calls_after_s > 0) server.log_slow_calls_after = absl::Seconds(log_slow_calls_after_s);
   server.store.durability = ParseDurability(durability);
+  absl::StatusOr<std::string> password = StorePassword(password_file);
+  if (!password.ok()) return password.status();
+  server.store.password = *std::move(password);
   server.store.sync_interval = absl::Seconds(sync_interval_s);
   server.limits.requests.window = absl::Seconds(request_window_s);
   if (healthcheck->count() > 0) {

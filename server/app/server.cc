@@ -83,7 +83,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
         {{"max_message_bytes", server->max_message_bytes_}, {"memory_budget_bytes", server->buffers_.budget_bytes()}});
   }
   logger->Log(LogLevel::kInfo, "state",
-              {{"store", options.store.location},
+              {{"store", store::LocationWithoutPassword(options.store.location)},
                {"layers", server->registry_.size()},
                {"load_ms", absl::ToDoubleMilliseconds(load_time)}});
   for (const std::string& address : server->addresses_) {

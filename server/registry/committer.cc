@@ -252,7 +252,7 @@ CommitStatistics Committer::statistics() const {
 
 void Committer::TakeBack(const Waiting& waiting, const store::Update& update, const absl::Status& cause) {
   waiting.change.entry->TakeBack(update, waiting.pending);
-  waiting.pending->Resolve(layer::ForLayer(update.replaces->name, layer::WithPrefix("nothing has changed: ", cause)));
+  waiting.pending->Resolve(layer::ForLayer(update.replaces->name, store::WriteFailure(cause)));
 }
 
 }  // namespace normd::registry

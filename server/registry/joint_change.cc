@@ -19,7 +19,7 @@ absl::Status ChangeTogether(ChangeGate* gate, Committer* committer,
     updates.reserve(changes.size());
     for (const Committer::Change& change : changes) updates.push_back(change.update);
     absl::Status status = updates.empty() ? absl::OkStatus() : committer->Write(updates);
-    if (!status.ok()) return layer::WithPrefix("nothing has changed: ", status);
+    if (!status.ok()) return store::WriteFailure(status);
     for (const Committer::Change& change : changes) {
       if (change.entry != nullptr) change.entry->Adopt(change.update);
     }

@@ -3,9 +3,12 @@
 #include <filesystem>
 #include <system_error>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "server/store/memory_store.h"
+#include "server/store/redis/redis_location.h"
+#include "server/store/redis/redis_store.h"
 #include "server/store/sqlite/sqlite_store.h"
 
 namespace normd::store {
@@ -26,14 +29,25 @@ void RemoveLeftovers(const std::filesystem::path& prefix) {
 }  // namespace
 
 absl::Status CheckLocation(const std::string& location) {
+  if (IsRedisLocation(location)) return ParseRedisLocation(location).status();
   absl::string_view path = location;
   if (location == "memory" || (absl::ConsumePrefix(&path, kSqlite) && !path.empty())) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("store '", location, "', want memory or sqlite:PATH"));
+  return absl::InvalidArgumentError(absl::StrCat("store '", location, "', want memory, sqlite:PATH, or ", kRedisForms));
 }
+
+std::string LocationWithoutPassword(const std::string& location) { return WithoutPassword(location); }
 
 absl::StatusOr<std::unique_ptr<StateStore>> OpenStore(const StoreOptions& options) {
   if (absl::Status status = CheckLocation(options.location); !status.ok()) return status;
   if (options.location == "memory") return std::make_unique<MemoryStore>();
+  if (IsRedisLocation(options.location)) {
+    absl::StatusOr<RedisLocation> redis = ParseRedisLocation(options.location);
+    if (!redis.ok()) return redis.status();
+    if (!options.password.empty()) redis->password = options.password;
+    absl::StatusOr<std::unique_ptr<RedisStore>> store = RedisStore::Open(*redis);
+    if (!store.ok()) return store.status();
+    return *std::move(store);
+  }
   SqliteOptions sqlite;
   sqlite.path = options.location.substr(kSqlite.size());
   sqlite.durability = options.durability;
@@ -53,7 +67,8 @@ absl::StatusOr<std::unique_ptr<StateStore>> OpenStore(const StoreOptions& option
 
 std::string ScratchPrefix(const StoreOptions& options) {
   std::error_code error;
-  if (options.location == "memory") return std::filesystem::temp_directory_path(error) / "normd-backup-";
+  if (!absl::StartsWith(options.location, kSqlite))
+    return std::filesystem::temp_directory_path(error) / "normd-backup-";
   const std::filesystem::path path = options.location.substr(kSqlite.size());
   return path.parent_path() / absl::StrCat(".", path.filename().string(), "-backup-");
 }

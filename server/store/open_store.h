@@ -13,15 +13,20 @@
 namespace normd::store {
 
 struct StoreOptions {
-  // "memory", or "sqlite:PATH".
+  // "memory", "sqlite:PATH", or a URL of Redis (redis/redis_location.h).
   std::string location = "memory";
   // Of sqlite.
   Durability durability = Durability::kProcess;
   absl::Duration sync_interval = absl::Seconds(1);
+  // Of Redis, if it is not in the URL. Never shown.
+  std::string password = {};
 };
 
-// INVALID_ARGUMENT: `location` is neither of the two.
+// INVALID_ARGUMENT: `location` is none of these.
 absl::Status CheckLocation(const std::string& location);
+
+// The location to be shown to people.
+std::string LocationWithoutPassword(const std::string& location);
 
 // What paths begin with of folders in which something may stand for a while: beside the store, whose next OpenStore
 // removes those that were left behind, or where the system has room for such.

@@ -10,11 +10,19 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "server/layer/layer_state.h"
 
 namespace normd::store {
+
+// A Write that cannot tell what became of its updates: UNAVAILABLE. They count as not stored, and the store sees to
+// that before it stores anything else; only if the server ends before that they may be there when the next one loads.
+absl::Status OutcomeUnknownError(absl::string_view cause);
+bool IsOutcomeUnknown(const absl::Status& status);
+// "nothing has changed: ...", or what else is true after a Write has failed.
+absl::Status WriteFailure(const absl::Status& status);
 
 // What a mutation did, remembered so that a retry is answered with it. A plain value.
 struct RequestOutcome {
@@ -120,7 +128,8 @@ class StateStore {
                             absl::FunctionRef<absl::Status(RequestRecord)> request) = 0;
 
   // Carries out all `updates` in order, or none. When it returns they are as durable as the store promises. UNAVAILABLE
-  // or RESOURCE_EXHAUSTED: it cannot write now; nothing has changed, and it may be asked again.
+  // or RESOURCE_EXHAUSTED: it cannot write now; nothing has changed (but see OutcomeUnknownError), and it may be asked
+  // again.
   virtual absl::Status Write(absl::Span<const Update> updates) = 0;
 
   // The layers that are gone and not forgotten. From the thread that writes.

@@ -4,6 +4,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <fstream>
@@ -97,11 +98,24 @@ TEST(CommandLine, StateGoesWhereTheSystemKeepsIt) {
     const ScopedVariable relative("STATE_DIRECTORY", "relative");
     EXPECT_EQ(store(), "sqlite:/xdg/normd/normd.db");
   }
-  EXPECT_THAT(Parse({"--store", "redis://x"}),
-              StatusIs(absl::StatusCode::kInvalidArgument, "store 'redis://x', want memory or sqlite:PATH"));
+  EXPECT_THAT(Parse({"--store", "etcd://x"}),
+              StatusIs(absl::StatusCode::kInvalidArgument, "store 'etcd://x', want memory, sqlite:PATH, or redis"));
   EXPECT_THAT(Parse({"--store", "sqlite:"}),
-              StatusIs(absl::StatusCode::kInvalidArgument, "want memory or sqlite:PATH"));
+              StatusIs(absl::StatusCode::kInvalidArgument, "want memory, sqlite:PATH, or redis"));
+  EXPECT_THAT(Parse({"--store", "redis://x:0"}), StatusIs(absl::StatusCode::kInvalidArgument, "want 1 to 65535"));
   EXPECT_THAT(Parse({"--durability", "none"}), StatusIs(absl::StatusCode::kInvalidArgument, "--durability"));
+}
+
+TEST(CommandLine, ThePasswordOfTheStoreStandsInAFileOrTheEnvironment) {
+  const ScopedVariable variable("NORMD_STORE_PASSWORD", "from the environment");
+  EXPECT_EQ(Parse({"--store", "redis://x"})->server.store.password, "from the environment");
+  std::string path = ::testing::TempDir() + "normd_password_XXXXXX";
+  close(mkstemp(path.data()));
+  EXPECT_THAT(Parse({"--store-password-file", path.c_str()}),
+              StatusIs(absl::StatusCode::kInvalidArgument, "has no password that can be read"));
+  std::ofstream(path) << "from the file\n";
+  EXPECT_EQ(Parse({"--store-password-file", path.c_str()})->server.store.password, "from the file");
+  unlink(path.c_str());
 }
 
 TEST(CommandLine, EveryFlag) {

@@ -6,8 +6,10 @@ import os
 import re
 import signal
 import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
+from socket import socket as Socket
 from typing import Iterator, NamedTuple
 
 import pytest
@@ -67,6 +69,29 @@ def running(folder: Path, *flags: str, end: signal.Signals = signal.SIGTERM) -> 
     process.send_signal(end)
     want = 0 if end is signal.SIGTERM else -end
     assert process.wait(timeout=30) == want, f"the server ended badly: {log.read_text()[-4000:]}"
+
+
+@contextmanager
+def redis(folder: Path) -> Iterator[str]:
+    """The location of a store in a Redis of its own, which goes on when a server is killed."""
+    with Socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with (folder / "redis.log").open("w") as log:
+        process = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder],
+                                   stdout=log, stderr=log)
+    try:
+        for _ in range(200):
+            with Socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert process.poll() is None, (folder / "redis.log").read_text()
+            time.sleep(0.02)
+        # A server that was killed holds up the next one for no longer than its lease.
+        yield f"redis://127.0.0.1:{port}?lease-ms=300"
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="session")

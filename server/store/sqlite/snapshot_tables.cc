@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "server/store/sqlite/record_format.h"
+#include "server/store/record_format.h"
 
 namespace normd::store {
 

@@ -7,7 +7,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "server/layer/layer_error.h"
-#include "server/store/sqlite/record_format.h"
+#include "server/store/record_format.h"
 
 namespace normd::store {
 namespace {

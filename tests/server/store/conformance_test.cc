@@ -2,12 +2,15 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "server/store/open_store.h"
+#include "tests/server/store/redis_server.h"
 #include "tests/server/store/store_data.h"
 #include "tests/status_matchers.h"
 
@@ -46,12 +49,29 @@ void ExpectSame(const layer::LayerSnapshot& got, const layer::LayerSnapshot& wan
   EXPECT_EQ(got.affine_group, want.affine_group);
 }
 
+// Started for the first test that asks for it, and used by the others with other keys.
+const tests::RedisSet& Redis(const std::string& kind) {
+  static std::map<std::string, std::unique_ptr<tests::RedisSet>> sets;
+  std::unique_ptr<tests::RedisSet>& set = sets[kind];
+  if (set != nullptr) return *set;
+  if (kind == "redis") set = tests::RedisSet::Standalone();
+  if (kind == "redis tls") set = tests::RedisSet::Tls();
+  if (kind == "redis sentinel") set = tests::RedisSet::Sentinel();
+  if (kind == "redis cluster") set = tests::RedisSet::Cluster();
+  return *set;
+}
+
 class ConformanceTest : public ::testing::TestWithParam<std::string> {
  protected:
   ConformanceTest() {
     std::string pattern = (std::filesystem::temp_directory_path() / "normd_store_XXXXXX").string();
     folder_ = mkdtemp(pattern.data());
     options_.location = GetParam() == "memory" ? "memory" : absl::StrCat("sqlite:", folder_, "/sub/normd.db");
+    if (IsRedis()) {
+      options_.location = Redis(GetParam())
+                              .Location(::testing::UnitTest::GetInstance()->current_test_info()->test_case_name() +
+                                        std::string(::testing::UnitTest::GetInstance()->current_test_info()->name()));
+    }
     if (GetParam() == "sqlite power") options_.durability = Durability::kPower;
     if (GetParam() == "sqlite periodic") options_.durability = Durability::kPeriodic;
     Open();
@@ -60,6 +80,8 @@ class ConformanceTest : public ::testing::TestWithParam<std::string> {
     store_.reset();
     std::filesystem::remove_all(folder_);
   }
+
+  static bool IsRedis() { return absl::StartsWith(GetParam(), "redis"); }
 
   void Open() {
     store_.reset();
@@ -277,6 +299,10 @@ TEST_P(ConformanceTest, ACopyIsAStoreOfItsOwn) {
     EXPECT_THAT(store_->StartBackup(path), StatusIs(StatusCode::kFailedPrecondition, "in memory only"));
     return;
   }
+  if (IsRedis()) {
+    EXPECT_THAT(store_->StartBackup(path), StatusIs(StatusCode::kFailedPrecondition, "redis-cli --rdb"));
+    return;
+  }
   std::vector<Update> updates;
   for (int i = 0; i < 300; ++i) updates.push_back(Put(SomeLayer(absl::StrCat("layer", 1000 + i), i, 1000)));
   updates.push_back(Request("uid-of-layer1000", 1, "r"));
@@ -333,7 +359,8 @@ TEST_P(ConformanceTest, EndsALoadWithTheFirstError) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Stores, ConformanceTest,
-                         ::testing::Values("memory", "sqlite process", "sqlite power", "sqlite periodic"),
+                         ::testing::Values("memory", "sqlite process", "sqlite power", "sqlite periodic", "redis",
+                                           "redis tls", "redis sentinel", "redis cluster"),
                          [](const auto& store) {
                            std::string name = store.param;
                            for (char& c : name) c = c == ' ' ? '_' : c;

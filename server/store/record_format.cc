@@ -1,4 +1,4 @@
-#include "server/store/sqlite/record_format.h"
+#include "server/store/record_format.h"
 
 #include <algorithm>
 #include <bit>

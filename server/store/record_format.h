@@ -1,5 +1,5 @@
-#ifndef NORMD_SERVER_STORE_SQLITE_RECORD_FORMAT_H_
-#define NORMD_SERVER_STORE_SQLITE_RECORD_FORMAT_H_
+#ifndef NORMD_SERVER_STORE_RECORD_FORMAT_H_
+#define NORMD_SERVER_STORE_RECORD_FORMAT_H_
 
 #include <cstdint>
 #include <memory>
@@ -11,9 +11,9 @@
 #include "server/layer/layer_state.h"
 #include "server/store/state_store.h"
 
-// What is stored, as bytes in a column. Little-endian: numbers of 8 bytes, lists and texts behind their length, and at
-// the end a checksum of all of it, which finds every change within one word of 8 bytes and all but one in 2^64 others.
-// Another form is a new schema version (sqlite_store.cc).
+// What is stored, as bytes in a column of SQLite or a field of Redis. Little-endian: numbers of 8 bytes, lists and
+// texts behind their length, and at the end a checksum of all of it, which finds every change within one word of 8
+// bytes and all but one in 2^64 others. Another form is a new schema version (sqlite_store.cc, redis_store.cc).
 namespace normd::store {
 
 // The parts of a layer by what changes them. Settings: also its names and times.
@@ -24,11 +24,11 @@ std::string EncodeVersion(const layer::LayerSnapshot& snapshot);
 std::string EncodeParameters(const layer::LayerSnapshot& snapshot);
 // All of that, and the contributors.
 std::string EncodeLayer(const layer::LayerSnapshot& snapshot);
-// All but the layer, by whose row it stands.
+// All but the layer, by which it stands.
 std::string EncodeRequest(const RequestRecord& record);
 std::string EncodeGone(const GoneLayer& gone);
 std::string EncodeInfo(const SnapshotInfo& info);
-// Of a contributor, which stands in columns.
+// Of a contributor, whose parts stand by themselves.
 int64_t ContributorChecksum(absl::string_view name, int64_t sequence);
 
 // DATA_LOSS: the bytes are no such record, or damaged.
@@ -45,4 +45,4 @@ absl::Status CheckLayer(const layer::LayerSnapshot& snapshot);
 
 }  // namespace normd::store
 
-#endif  // NORMD_SERVER_STORE_SQLITE_RECORD_FORMAT_H_
+#endif  // NORMD_SERVER_STORE_RECORD_FORMAT_H_

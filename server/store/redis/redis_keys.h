@@ -1,0 +1,52 @@
+#ifndef NORMD_SERVER_STORE_REDIS_REDIS_KEYS_H_
+#define NORMD_SERVER_STORE_REDIS_REDIS_KEYS_H_
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+
+namespace normd::store {
+
+// Where things stand in Redis (docs/adr/2026-11-26-redis-store.md). All in one hash slot.
+class RedisKeys {
+ public:
+  explicit RedisKeys(absl::string_view prefix) : start_(absl::StrCat("{", prefix, "}:")) {}
+
+  // "NUMBER:ID" of the server that writes; one more with each.
+  std::string owner() const { return Key("owner"); }
+  // Who that is, for as long as it lives.
+  std::string lease() const { return Key("lease"); }
+  std::string format() const { return Key("format"); }
+  // Id of the latest change.
+  std::string journal() const { return Key("journal"); }
+  // Sorted set of the uids of the layers.
+  std::string index() const { return Key("index"); }
+  // Hash: v (VERSION:CONTENT_HASH), settings, statistics, parameters.
+  std::string layer(absl::string_view uid) const { return Key("layer:", uid); }
+  // Hash: SEQUENCE:CHECKSUM by name.
+  std::string contributors(absl::string_view uid) const { return Key("contributors:", uid); }
+  // Sorted set of records by sequence.
+  std::string requests(absl::string_view uid) const { return Key("requests:", uid); }
+  // Hash: records by uid.
+  std::string gone() const { return Key("gone"); }
+  // Hash: records by name.
+  std::string snapshots() const { return Key("snapshots"); }
+  // Hash: layers by number.
+  std::string snapshot(absl::string_view name) const { return Key("snapshot:", name); }
+  // The same, before it counts. Set of those that there may be.
+  std::string staged(absl::string_view id) const { return Key("staged:", id); }
+  std::string staging() const { return Key("staging"); }
+
+ private:
+  std::string Key(absl::string_view kind, absl::string_view name = "") const {
+    return absl::StrCat(start_, kind, name);
+  }
+
+  std::string start_;
+};
+
+}  // namespace normd::store
+
+#endif  // NORMD_SERVER_STORE_REDIS_REDIS_KEYS_H_

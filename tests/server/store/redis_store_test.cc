@@ -1,0 +1,461 @@
+#include "server/store/redis/redis_store.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "tests/server/store/redis_server.h"
+#include "tests/server/store/store_data.h"
+#include "tests/status_matchers.h"
+
+// What becomes of changes when Redis, or the way to it, fails.
+namespace normd::store {
+namespace {
+
+using absl::StatusCode;
+using ::testing::HasSubstr;
+using tests::IsOk;
+using tests::Put;
+using tests::RedisSet;
+using tests::Request;
+using tests::SomeLayer;
+using tests::StatusIs;
+
+std::unique_ptr<RedisStore> Open(const std::string& url) {
+  auto location = ParseRedisLocation(url);
+  EXPECT_THAT(location, IsOk());
+  auto store = RedisStore::Open(*location);
+  EXPECT_THAT(store, IsOk());
+  return store.ok() ? *std::move(store) : nullptr;
+}
+
+absl::Status OpenStatus(const std::string& url) {
+  auto location = ParseRedisLocation(url);
+  return location.ok() ? RedisStore::Open(*location).status() : location.status();
+}
+
+struct Loaded {
+  std::vector<StateStore::SnapshotPtr> layers;
+  std::vector<std::string> requests;
+};
+
+Loaded LoadAll(RedisStore* store) {
+  Loaded loaded;
+  EXPECT_THAT(store->Load(
+                  [&](StateStore::SnapshotPtr layer) {
+                    loaded.layers.push_back(std::move(layer));
+                    return absl::OkStatus();
+                  },
+                  [&](const RequestRecord& request) {
+                    loaded.requests.push_back(request.request_id);
+                    return absl::OkStatus();
+                  }),
+              IsOk());
+  return loaded;
+}
+
+// The next version of a layer, with other numbers in it.
+StateStore::SnapshotPtr After(const StateStore::SnapshotPtr& before, double seed) {
+  auto next = std::make_shared<layer::LayerSnapshot>(*before);
+  next->statistics = SomeLayer(before->name, seed)->statistics;
+  next->content_hash = layer::ContentHash(*next->config, *next->statistics, *next->affine);
+  next->version = before->version + 1;
+  return next;
+}
+
+// A step: a new version and the record of its request.
+Update Step(const StateStore::SnapshotPtr& next, const StateStore::SnapshotPtr& before, int64_t sequence) {
+  Update update = Request(next->uid, sequence, absl::StrCat("r", sequence));
+  update.put = next;
+  update.replaces = before;
+  return update;
+}
+
+// Passes bytes on to a Redis, until it is told to drop what Redis answers.
+class Proxy {
+ public:
+  explicit Proxy(int target_port) : target_port_(target_port), listener_(socket(AF_INET, SOCK_STREAM, 0)) {
+    sockaddr_in address = Loopback(0);
+    socklen_t size = sizeof(address);
+    EXPECT_EQ(bind(listener_, reinterpret_cast<sockaddr*>(&address), size), 0);
+    EXPECT_EQ(listen(listener_, 16), 0);
+    EXPECT_EQ(getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size), 0);
+    port_ = ntohs(address.sin_port);
+    thread_ = std::thread([this] { Run(); });
+  }
+  ~Proxy() {
+    stopping_ = true;
+    thread_.join();
+    close(listener_);
+  }
+  int port() const { return port_; }
+  // Ends so many connections when the answer to a change would pass, and with `then_refuse` all others after that.
+  void DropReplies(int count, bool then_refuse = false) {
+    refuse_after_drops_ = then_refuse;
+    drops_ = count;
+  }
+  void RefuseAll(bool refuse) { refusing_ = refuse; }
+  int dropped() const { return dropped_; }
+
+ private:
+  static sockaddr_in Loopback(int port) {
+    sockaddr_in address = {};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return address;
+  }
+
+  struct Pair {
+    int client;
+    int server;
+    // A change is on its way.
+    bool writes = false;
+  };
+
+  void Run() {
+    std::vector<Pair> pairs;
+    while (!stopping_) {
+      std::vector<pollfd> polls = {{listener_, POLLIN, 0}};
+      for (const Pair& pair : pairs) {
+        polls.push_back({pair.client, POLLIN, 0});
+        polls.push_back({pair.server, POLLIN, 0});
+      }
+      poll(polls.data(), polls.size(), 20);
+      std::vector<Pair> next;
+      for (std::size_t i = 0; i < pairs.size(); ++i) {
+        bool alive = !refusing_;
+        if (alive && polls[2 * i + 1].revents != 0) alive = Pass(&pairs[i], true);
+        if (alive && polls[2 * i + 2].revents != 0) alive = Pass(&pairs[i], false);
+        if (alive) {
+          next.push_back(pairs[i]);
+        } else {
+          close(pairs[i].client);
+          close(pairs[i].server);
+        }
+      }
+      if (polls[0].revents != 0) {
+        const int client = accept(listener_, nullptr, nullptr);
+        const int server = socket(AF_INET, SOCK_STREAM, 0);
+        sockaddr_in address = Loopback(target_port_);
+        if (refusing_ || connect(server, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) {
+          close(client);
+          close(server);
+        } else {
+          next.push_back({client, server});
+        }
+      }
+      pairs = std::move(next);
+    }
+    for (const Pair& pair : pairs) {
+      close(pair.client);
+      close(pair.server);
+    }
+  }
+
+  bool Pass(Pair* pair, bool to_server) {
+    char buffer[65536];
+    const ssize_t got = recv(to_server ? pair->client : pair->server, buffer, sizeof(buffer), 0);
+    if (got <= 0) return false;
+    // Only changes name the journal in a script.
+    const std::string bytes(buffer, static_cast<std::size_t>(got));
+    if (to_server && absl::StrContains(bytes, "EVAL") && absl::StrContains(bytes, "}:journal")) pair->writes = true;
+    if (!to_server && pair->writes && drops_ > 0 && absl::StrContains(bytes, "ok")) {
+      ++dropped_;
+      if (--drops_ == 0 && refuse_after_drops_) refusing_ = true;
+      return false;
+    }
+    return send(to_server ? pair->server : pair->client, buffer, static_cast<std::size_t>(got), MSG_NOSIGNAL) == got;
+  }
+
+  const int target_port_;
+  const int listener_;
+  int port_ = 0;
+  std::atomic<int> drops_ = 0;
+  std::atomic<int> dropped_ = 0;
+  std::atomic<bool> refusing_ = false;
+  std::atomic<bool> stopping_ = false;
+  std::atomic<bool> refuse_after_drops_ = false;
+  std::thread thread_;
+};
+
+class RedisStoreTest : public ::testing::Test {
+ protected:
+  // With one layer in it, at version 42.
+  void Start(std::vector<std::string> flags = {}) {
+    set_ = RedisSet::Standalone(std::move(flags));
+    proxy_ = std::make_unique<Proxy>(set_->servers[0]->port());
+    url_ = absl::StrCat("redis://127.0.0.1:", proxy_->port(), "?lease-ms=1000&retry-ms=400");
+    store_ = Open(url_);
+    ASSERT_THAT(store_->Write({Put(first_)}), IsOk());
+  }
+  // What another server would find.
+  Loaded Stored() {
+    store_.reset();
+    store_ = Open(set_->Location("normd"));
+    return LoadAll(store_.get());
+  }
+
+  const StateStore::SnapshotPtr first_ = SomeLayer("a", 1);
+  std::unique_ptr<RedisSet> set_;
+  std::unique_ptr<Proxy> proxy_;
+  std::string url_;
+  std::unique_ptr<RedisStore> store_;
+};
+
+TEST_F(RedisStoreTest, RefusesWhatDoesNotBuildOnWhatIsStored) {
+  Start();
+  const auto second = After(first_, 2);
+  const auto third = After(second, 3);
+  EXPECT_THAT(store_->Write({Put(SomeLayer("other", 1)), Step(third, second, 1)}),
+              StatusIs(StatusCode::kAborted,
+                       absl::StrCat("has version 42:", first_->content_hash,
+                                    " (\"-\": none), and the change builds on 43:", second->content_hash)));
+  ASSERT_THAT(store_->Write({Step(second, first_, 1)}), IsOk());
+  ASSERT_THAT(store_->Write({Step(third, second, 2)}), IsOk());
+  const Loaded loaded = Stored();
+  ASSERT_EQ(loaded.layers.size(), 1);
+  EXPECT_EQ(loaded.layers[0]->version, 44);
+  EXPECT_THAT(loaded.requests, ::testing::ElementsAre("r1", "r2"));
+}
+
+TEST_F(RedisStoreTest, AnAnswerThatIsLostIsAskedForAgain) {
+  Start();
+  proxy_->DropReplies(2);
+  const auto second = After(first_, 2);
+  ASSERT_THAT(store_->Write({Step(second, first_, 1)}), IsOk());
+  EXPECT_EQ(proxy_->dropped(), 2);
+  // One that could not be undone, too.
+  proxy_->DropReplies(1);
+  Update remove;
+  remove.remove = GoneLayer{.uid = first_->uid, .version = 43, .contributors = first_->contributors, .time = {}};
+  ASSERT_THAT(store_->Write({remove}), IsOk());
+  EXPECT_EQ(proxy_->dropped(), 3);
+  const Loaded loaded = Stored();
+  EXPECT_THAT(loaded.layers, ::testing::IsEmpty());
+  EXPECT_THAT(loaded.requests, ::testing::ElementsAre("r1"));
+}
+
+TEST_F(RedisStoreTest, AChangeOfWhichNothingWasHeardIsUndoneBeforeTheNext) {
+  Start();
+  proxy_->DropReplies(1, true);
+  auto second = std::make_shared<layer::LayerSnapshot>(*After(first_, 2));
+  second->contributors =
+      std::make_shared<layer::Contributors>(first_->contributors->With("actor", 70).value().With("new", 1).value());
+  const absl::Status lost = store_->Write({Put(SomeLayer("made", 3)), Step(second, first_, 1)});
+  EXPECT_THAT(lost, StatusIs(StatusCode::kUnavailable));
+  EXPECT_TRUE(IsOutcomeUnknown(lost));
+  // It is there.
+  EXPECT_THAT(set_->servers[0]->Cli("hget {normd}:layer:uid-of-a v"), HasSubstr("43:"));
+  // Nothing can be said yet, and nothing is sent.
+  EXPECT_FALSE(IsOutcomeUnknown(store_->Write({Step(second, first_, 1)})));
+  proxy_->RefuseAll(false);
+  const auto other = After(first_, 9);
+  absl::Status status;
+  do {
+    status = store_->Write({Step(other, first_, 1)});
+  } while (status.code() == StatusCode::kUnavailable);
+  ASSERT_THAT(status, IsOk());
+  const Loaded loaded = Stored();
+  ASSERT_EQ(loaded.layers.size(), 1);
+  EXPECT_EQ(loaded.layers[0]->content_hash, other->content_hash);
+  EXPECT_EQ(*loaded.layers[0]->contributors, *first_->contributors);
+  EXPECT_THAT(loaded.requests, ::testing::ElementsAre("r1"));
+}
+
+TEST_F(RedisStoreTest, ADeletionOfWhichNothingWasHeardEndsInARefusal) {
+  Start();
+  proxy_->DropReplies(1, true);
+  Update remove;
+  remove.remove = GoneLayer{.uid = first_->uid, .version = 42, .contributors = first_->contributors, .time = {}};
+  EXPECT_TRUE(IsOutcomeUnknown(store_->Write({remove})));
+  proxy_->RefuseAll(false);
+  absl::Status status;
+  do {
+    status = store_->Write({Step(After(first_, 2), first_, 1)});
+  } while (status.code() == StatusCode::kUnavailable);
+  EXPECT_THAT(status, StatusIs(StatusCode::kFailedPrecondition, "restart normd"));
+  EXPECT_THAT(Stored().layers, ::testing::IsEmpty());
+}
+
+TEST_F(RedisStoreTest, GoesOnAfterAnOutage) {
+  Start();
+  proxy_->RefuseAll(true);
+  const auto second = After(first_, 2);
+  const absl::Status down = store_->Write({Step(second, first_, 1)});
+  EXPECT_THAT(down, StatusIs(StatusCode::kUnavailable));
+  const absl::Time start = absl::Now();
+  for (int i = 0; i < 20; ++i)
+    EXPECT_THAT(store_->Write({Step(second, first_, 1)}), StatusIs(StatusCode::kUnavailable));
+  EXPECT_LT(absl::Now() - start, absl::Seconds(2));
+  proxy_->RefuseAll(false);
+  absl::Status status;
+  do {
+    status = store_->Write({Step(second, first_, 1)});
+  } while (status.code() == StatusCode::kUnavailable);
+  ASSERT_THAT(status, IsOk());
+  EXPECT_EQ(Stored().layers[0]->version, 43);
+}
+
+TEST_F(RedisStoreTest, AFullRedisChangesNothing) {
+  Start();
+  set_->servers[0]->Cli("config set maxmemory-policy noeviction");
+  set_->servers[0]->Cli("config set maxmemory 1");
+  const auto second = After(first_, 2);
+  EXPECT_THAT(store_->Write({Step(second, first_, 1)}), StatusIs(StatusCode::kResourceExhausted, "OOM"));
+  set_->servers[0]->Cli("config set maxmemory 0");
+  ASSERT_THAT(store_->Write({Step(second, first_, 1)}), IsOk());
+  EXPECT_EQ(Stored().layers[0]->version, 43);
+}
+
+TEST_F(RedisStoreTest, AReplicaIsNoPlaceToWrite) {
+  Start();
+  set_->servers[0]->Cli(absl::StrCat("replicaof 127.0.0.1 ", set_->servers[0]->port()));
+  const auto second = After(first_, 2);
+  EXPECT_THAT(store_->Write({Step(second, first_, 1)}), StatusIs(StatusCode::kUnavailable, "READONLY"));
+  EXPECT_THAT(OpenStatus(url_), StatusIs(StatusCode::kUnavailable, "read-only replica"));
+  set_->servers[0]->Cli("replicaof no one");
+  absl::Status status;
+  do {
+    status = store_->Write({Step(second, first_, 1)});
+  } while (status.code() == StatusCode::kUnavailable);
+  EXPECT_THAT(status, IsOk());
+}
+
+TEST_F(RedisStoreTest, OneServerAtATime) {
+  Start();
+  EXPECT_THAT(OpenStatus(set_->Location("normd")),
+              StatusIs(StatusCode::kFailedPrecondition, absl::StrCat("process ", getpid())));
+  // Another prefix is another store.
+  EXPECT_THAT(OpenStatus(set_->Location("other")), IsOk());
+  // The first one shows no sign of life until its lease is over: another takes over, and the first can write no more.
+  proxy_->RefuseAll(true);
+  const auto second = After(first_, 2);
+  std::unique_ptr<RedisStore> successor = Open(set_->Location("normd"));
+  ASSERT_NE(successor, nullptr);
+  EXPECT_EQ(LoadAll(successor.get()).layers.size(), 1);
+  proxy_->RefuseAll(false);
+  absl::Status status;
+  // Although what it builds on is what is stored.
+  do {
+    status = store_->Write({Step(After(first_, 3), first_, 1)});
+  } while (status.code() == StatusCode::kUnavailable);
+  EXPECT_THAT(status, StatusIs(StatusCode::kFailedPrecondition, "another server has taken it over"));
+  ASSERT_THAT(successor->Write({Step(second, first_, 1)}), IsOk());
+  store_.reset();
+  // Nor does its end take the lease away.
+  EXPECT_THAT(OpenStatus(set_->Location("normd")), StatusIs(StatusCode::kFailedPrecondition, "another server uses it"));
+  ASSERT_THAT(successor->Write({Step(After(second, 4), second, 2)}), IsOk());
+}
+
+TEST_F(RedisStoreTest, WaitsForReplicasOrSaysThatItCannotTell) {
+  Start();
+  store_.reset();
+  store_ = Open(set_->Location("normd", "&wait=1&wait-timeout-ms=50&retry-ms=200"));
+  LoadAll(store_.get());
+  const auto second = After(first_, 2);
+  const absl::Status alone = store_->Write({Step(second, first_, 1)});
+  EXPECT_THAT(alone, StatusIs(StatusCode::kUnavailable, "0 replicas have the change in time, want 1"));
+  EXPECT_TRUE(IsOutcomeUnknown(alone));
+  tests::RedisServer replica(
+      {"--replicaof", absl::StrCat("127.0.0.1 ", set_->servers[0]->port()), "--repl-diskless-sync-delay", "0"});
+  replica.Await("info replication", "master_link_status:up");
+  absl::Status status;
+  do {
+    status = store_->Write({Step(second, first_, 1)});
+  } while (status.code() == StatusCode::kUnavailable);
+  ASSERT_THAT(status, IsOk());
+  EXPECT_THAT(replica.Cli("hget {normd}:layer:uid-of-a v"), HasSubstr("43:"));
+  EXPECT_THAT(Stored().requests, ::testing::ElementsAre("r1"));
+}
+
+TEST(RedisAccessTest, WrongPasswordAndWrongAuthorityAreRefused) {
+  const auto set = RedisSet::Tls();
+  const std::string host = set->url.substr(set->url.rfind('@') + 1);
+  EXPECT_THAT(OpenStatus(absl::StrCat("rediss://trainer:wrong@", host, "?prefix=x", set->options)),
+              StatusIs(StatusCode::kFailedPrecondition, "WRONGPASS"));
+  const auto other = RedisSet::Tls();
+  const std::string url = absl::StrCat(set->url, "?prefix=x&retry-ms=100&ca=", other->servers[0]->folder(),
+                                       "/ca.pem&cert=", set->servers[0]->folder(),
+                                       "/redis.pem&key=", set->servers[0]->folder(), "/redis.key");
+  EXPECT_THAT(OpenStatus(url), StatusIs(StatusCode::kUnavailable, "TLS"));
+  EXPECT_THAT(OpenStatus(absl::StrCat(set->url, "?ca=/nowhere")),
+              StatusIs(StatusCode::kFailedPrecondition, "cannot use /nowhere"));
+}
+
+// The master dies under writes, when its replica has not heard of the latest. Each step is repeated until it is stored.
+class FailoverTest : public ::testing::TestWithParam<bool> {};
+
+TEST_P(FailoverTest, EveryStoredStepIsThereOnce) {
+  const bool cluster = GetParam();
+  const auto set = cluster ? RedisSet::Cluster() : RedisSet::Sentinel();
+  const std::string url = set->Location("normd", "&timeout-ms=500");
+  auto store = Open(url);
+  StateStore::SnapshotPtr newest = SomeLayer("a", 1);
+  ASSERT_THAT(store->Write({Put(newest)}), IsOk());
+  tests::RedisServer* master = nullptr;
+  for (const auto& server : set->servers) {
+    // A cluster says MOVED to whom does not have the key.
+    if (absl::StrContains(server->Cli("role"), "master") &&
+        absl::StrContains(server->Cli("exists {normd}:journal"), "1") &&
+        !absl::StrContains(server->Cli("exists {normd}:journal"), "MOVED")) {
+      master = server.get();
+    }
+  }
+  ASSERT_NE(master, nullptr);
+  int64_t sequence = 0;
+  const auto step = [&] {
+    const auto next = After(newest, static_cast<double>(++sequence));
+    absl::Status status;
+    do {
+      status = store->Write({Step(next, newest, sequence)});
+    } while (status.code() == StatusCode::kUnavailable);
+    ASSERT_THAT(status, IsOk());
+    newest = next;
+  };
+  for (int i = 0; i < 200; ++i) ASSERT_NO_FATAL_FAILURE(step());
+  // The replicas no longer hear of what is written: that is what a failover may lose.
+  for (const auto& server : set->servers) {
+    if (server.get() != master && !absl::StrContains(server->Cli("role"), "master")) server->Signal(SIGSTOP);
+  }
+  // Nor will they find it in their sockets.
+  master->Cli("client kill type replica");
+  for (int i = 0; i < 50; ++i) ASSERT_NO_FATAL_FAILURE(step());
+  master->Kill();
+  for (const auto& server : set->servers) {
+    if (server.get() != master) server->Signal(SIGCONT);
+  }
+  const absl::Time killed = absl::Now();
+  ASSERT_NO_FATAL_FAILURE(step());
+  RecordProperty("failover_ms", static_cast<int>(absl::ToInt64Milliseconds(absl::Now() - killed)));
+  std::printf("first step stored %.1f s after the kill\n", absl::ToDoubleSeconds(absl::Now() - killed));
+  for (int i = 0; i < 100; ++i) ASSERT_NO_FATAL_FAILURE(step());
+  store.reset();
+  store = Open(url);
+  const Loaded loaded = LoadAll(store.get());
+  ASSERT_EQ(loaded.layers.size(), 1);
+  EXPECT_EQ(loaded.layers[0]->version, newest->version);
+  EXPECT_EQ(loaded.layers[0]->content_hash, newest->content_hash);
+  ASSERT_EQ(loaded.requests.size(), static_cast<std::size_t>(sequence));
+  for (int64_t i = 0; i < sequence; ++i)
+    EXPECT_EQ(loaded.requests[static_cast<std::size_t>(i)], absl::StrCat("r", i + 1));
+}
+
+INSTANTIATE_TEST_SUITE_P(Topologies, FailoverTest, ::testing::Values(false, true),
+                         [](const auto& cluster) { return cluster.param ? "Cluster" : "Sentinel"; });
+
+}  // namespace
+}  // namespace normd::store
