@@ -59,13 +59,13 @@ struct ClientOptions {
 
 // Settings of one call; they win over ClientOptions.
 struct CallOptions {
-  std::optional<absl::Duration> timeout;
+  std::optional<absl::Duration> timeout = std::nullopt;
   // Of a mutation. Default: a fresh random one. Give your own to make a call idempotent across restarts of the caller.
-  std::string request_id;
+  std::string request_id = {};
   // The trace that the call belongs to, as W3C's Trace Context writes it:
   // "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01". The server's log lines of the call then name trace and
   // span. Goes with every attempt. One that is malformed is ignored. Calls on a StepStream have none.
-  std::string traceparent;
+  std::string traceparent = {};
 };
 
 }  // namespace normd
