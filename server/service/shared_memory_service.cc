@@ -43,7 +43,7 @@ class SharedMemoryServiceImpl::SessionStream final : public grpc::ServerWriteRea
       return;
     }
     response_.set_session(session->id);
-    response_.set_key(session->key);
+    response_.set_key(session->key.value());
     writing_ = true;
     StartWrite(&response_);
   }

@@ -86,8 +86,8 @@ absl::Status Region::CheckName(absl::string_view name) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::unique_ptr<Region>> Region::Open(const std::string& name, int64_t size_bytes, absl::string_view key,
-                                                     const Identity& self) {
+absl::StatusOr<std::unique_ptr<Region>> Region::Open(const std::string& name, int64_t size_bytes,
+                                                     std::optional<absl::string_view> key, const Identity& self) {
   if (absl::Status status = CheckName(name); !status.ok()) return status;
   if (size_bytes < kMinRegionBytes) {
     return absl::InvalidArgumentError(
@@ -106,7 +106,7 @@ absl::StatusOr<std::unique_ptr<Region>> Region::Open(const std::string& name, in
   if (!S_ISREG(stat.st_mode)) return CannotOpen(name, ENXIO);
   if (absl::Status status = CheckOwner(name, stat, self); !status.ok()) return status;
   // Before the size, which is nobody's business who does not have the key.
-  if (!key.empty() && !BeginsWith(fd, key)) {
+  if (key.has_value() && !BeginsWith(fd, *key)) {
     return absl::PermissionDeniedError(absl::StrCat(Prefix(name), "does not begin with the session's key"));
   }
   if (stat.st_size < size_bytes) {

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -39,8 +40,8 @@ struct Identity {
 //   everything (root) touches only what was meant for it.
 // - Others may not write: everybody on the host could change tensors under way, and so the statistics of a layer.
 // - It begins with a key that only the client knows: the client could write to it, so nothing that the server does to
-//   it is more than the client could do itself. Nobody can lend himself an object of the server's own user. An empty
-//   key leaves this out.
+//   it is more than the client could do itself. Nobody can lend himself an object of the server's own user. Without a
+//   key this is not asked.
 // - It is as long as is said, now and on every use. SigbusGuard does the rest, as it may be cut short right after.
 //
 // Thread-safe. The mapping and one file descriptor live as long as the region.
@@ -51,7 +52,7 @@ class Region {
 
   // Statuses: RegisterRegion in shared_memory_service.proto.
   static absl::StatusOr<std::unique_ptr<Region>> Open(const std::string& name, int64_t size_bytes,
-                                                      absl::string_view key, const Identity& self);
+                                                      std::optional<absl::string_view> key, const Identity& self);
   ~Region();
   Region(const Region&) = delete;
   Region& operator=(const Region&) = delete;

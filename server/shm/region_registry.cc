@@ -54,7 +54,8 @@ RegionRegistry::RegionRegistry(const RegionRegistryOptions& options)
 RegionRegistry::~RegionRegistry() = default;
 
 absl::StatusOr<RegionRegistry::Session> RegionRegistry::OpenSession(Proof proof) {
-  Session session = {.id = NewSecret(), .key = proof == Proof::kKey ? NewSecret() : ""};
+  Session session = {.id = NewSecret(), .key = std::nullopt};
+  if (proof == Proof::kKey) session.key = NewSecret();
   const base::MutexLock lock(&mutex_);
   if (sessions_.size() >= static_cast<std::size_t>(options_.max_sessions)) {
     return absl::ResourceExhaustedError(
@@ -80,7 +81,7 @@ absl::StatusOr<std::string> RegionRegistry::Register(absl::string_view session, 
   if (size_bytes < kMinRegionBytes) {
     return absl::InvalidArgumentError(absl::StrCat("size_bytes is ", size_bytes, ", want at least ", kMinRegionBytes));
   }
-  std::string key;
+  std::optional<std::string> key;
   std::unique_ptr<Reservation> reservation;
   {
     const base::MutexLock lock(&mutex_);

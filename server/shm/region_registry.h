@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -64,8 +65,8 @@ class RegionRegistry {
   struct Session {
     // Names it.
     std::string id;
-    // Its regions begin with this when they are registered. Empty: with anything.
-    std::string key;
+    // Its regions begin with this when they are registered. Absent: with anything.
+    std::optional<std::string> key;
   };
   struct RegionInfo {
     std::string id;
@@ -109,7 +110,7 @@ class RegionRegistry {
  private:
   using RegionPtr = std::shared_ptr<const Region>;
   struct SessionEntry {
-    std::string key;
+    std::optional<std::string> key;
     // In the order of registration.
     std::vector<std::pair<std::string, RegionPtr>> regions;
   };

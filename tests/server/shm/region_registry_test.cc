@@ -37,7 +37,7 @@ class RegionRegistryTest : public ::testing::Test {
     return *std::move(session);
   }
   absl::StatusOr<std::string> Register(const Session& session, ShmObject& object, int64_t bytes) {
-    object.Write(0, session.key);
+    object.Write(0, session.key.value());
     return registry_->Register(session.id, object.name(), bytes);
   }
 
@@ -73,14 +73,14 @@ TEST_F(RegionRegistryTest, ASessionSeesOnlyItsOwn) {
   const Session b = Open();
   EXPECT_NE(a.id, b.id);
   EXPECT_NE(a.key, b.key);
-  EXPECT_NE(a.id, a.key);
+  EXPECT_NE(a.id, a.key.value());
   NORMD_ASSERT_OK_AND_ASSIGN(const std::string id, Register(a, object, 1000));
   EXPECT_THAT(registry_->Unregister(b.id, id), StatusIs(StatusCode::kNotFound, "region"));
   NORMD_ASSERT_OK_AND_ASSIGN(const auto infos, registry_->List(b.id));
   EXPECT_THAT(infos, IsEmpty());
   // Who can only read the object, and so copy a's key, does not get it.
   EXPECT_THAT(registry_->Register(b.id, object.name(), 1000), StatusIs(StatusCode::kPermissionDenied, "key"));
-  EXPECT_THAT(registry_->Register(a.key, object.name(), 1000), StatusIs(StatusCode::kNotFound, "session"));
+  EXPECT_THAT(registry_->Register(a.key.value(), object.name(), 1000), StatusIs(StatusCode::kNotFound, "session"));
 }
 
 TEST_F(RegionRegistryTest, NoSuchSession) {
@@ -218,7 +218,7 @@ TEST_F(RegionRegistryTest, MessagesKeepSecrets) {
   };
   for (const absl::Status& status : statuses) {
     EXPECT_FALSE(status.ok());
-    for (const std::string& secret : {a.id, a.key, b.id, b.key, id}) {
+    for (const std::string& secret : {a.id, a.key.value(), b.id, b.key.value(), id}) {
       EXPECT_THAT(std::string(status.message()), Not(HasSubstr(secret)));
     }
   }
