@@ -38,7 +38,7 @@ build_and_test() {
     exit 1
   }
   say "C++ $1: tests"
-  ctest --preset "$1"
+  ctest --preset "$1" --parallel 2
 }
 
 say "Dependencies"
