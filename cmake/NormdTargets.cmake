@@ -31,6 +31,11 @@ function(normd_sanitize_target target)
   endif()
 endfunction()
 
+# For what the sanitizers are not there to look at: a test's own code compiles in 12 s then, and not in 33 s.
+function(normd_compile_quickly target)
+  target_compile_options(${target} PRIVATE -O0 -fno-sanitize=undefined)
+endfunction()
+
 # normd_library(<folder's name> SOURCES ... [PUBLIC targets...] [PRIVATE targets...])
 # Makes the static library normd_<name> with the alias normd::<name>. Its links are its arrows (tests/layering_test.cmake).
 function(normd_library name)
@@ -44,13 +49,16 @@ endfunction()
 
 # normd_test(<name> [SINGLE_THREADED] LABELS unit|integration|slow SOURCES ... LINK targets...)
 # Makes a GoogleTest program and registers it with ctest as one test. SINGLE_THREADED: it has nothing for ThreadSanitizer
-# to see, and is left out under it.
+# to see, and is left out under it. COMPUTES: its own code takes long, and is optimized under sanitizers too.
 function(normd_test name)
-  cmake_parse_arguments(ARG "SINGLE_THREADED" "TIMEOUT" "LABELS;SOURCES;LINK" ${ARGN})
+  cmake_parse_arguments(ARG "SINGLE_THREADED;COMPUTES" "TIMEOUT" "LABELS;SOURCES;LINK" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest_main)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   normd_configure_target(${name})
+  if(NORMD_SANITIZE AND NOT ARG_COMPUTES)
+    normd_compile_quickly(${name})
+  endif()
   if(ARG_SINGLE_THREADED AND NORMD_SANITIZE STREQUAL "thread")
     set_target_properties(${name} PROPERTIES EXCLUDE_FROM_ALL TRUE)
     return()
