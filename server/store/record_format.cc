@@ -325,6 +325,14 @@ std::string EncodeParameters(const layer::LayerSnapshot& snapshot) {
   return Encode(128 + PartBytes(snapshot), [&](Writer& writer) { VisitParameters(writer, snapshot); });
 }
 
+bool ShareSettings(const layer::LayerSnapshot& a, const layer::LayerSnapshot& b) {
+  return a.config == b.config && a.config_version == b.config_version && a.preset == b.preset;
+}
+
+bool ShareParameters(const layer::LayerSnapshot& a, const layer::LayerSnapshot& b) {
+  return a.affine == b.affine && a.optimizer == b.optimizer && a.affine_group == b.affine_group;
+}
+
 std::string EncodeLayer(const layer::LayerSnapshot& snapshot) {
   return Encode(1024 + 2 * PartBytes(snapshot), [&](Writer& writer) { VisitLayer(writer, snapshot); });
 }

@@ -22,6 +22,9 @@ std::string EncodeSettings(const layer::LayerSnapshot& snapshot);
 std::string EncodeVersion(const layer::LayerSnapshot& snapshot);
 // Gamma, beta and the optimizer's state.
 std::string EncodeParameters(const layer::LayerSnapshot& snapshot);
+// Whether the record of one version of a layer holds for the other, too: both share what it is made of.
+bool ShareSettings(const layer::LayerSnapshot& a, const layer::LayerSnapshot& b);
+bool ShareParameters(const layer::LayerSnapshot& a, const layer::LayerSnapshot& b);
 // All of that, and the contributors.
 std::string EncodeLayer(const layer::LayerSnapshot& snapshot);
 // All but the layer, by which it stands.

@@ -119,13 +119,11 @@ void RedisChange::Put(const Update& update) {
 
   Expect(snapshot.uid, VersionField(*before));
   std::vector<std::string> undo = {"v", VersionField(*before), "statistics", EncodeVersion(*before)};
-  if (before->config != snapshot.config || before->config_version != snapshot.config_version ||
-      before->preset != snapshot.preset) {
+  if (!ShareSettings(*before, snapshot)) {
     add_settings(snapshot, &fields);
     add_settings(*before, &undo);
   }
-  if (before->affine != snapshot.affine || before->optimizer != snapshot.optimizer ||
-      before->affine_group != snapshot.affine_group) {
+  if (!ShareParameters(*before, snapshot)) {
     add_parameters(snapshot, &fields);
     add_parameters(*before, &undo);
   }

@@ -325,8 +325,7 @@ absl::Status SqliteStore::Put(const Update& update) {
     if (!status.ok()) return status;
   } else {
     row = found->second;
-    if (before == nullptr || before->config != snapshot.config || before->config_version != snapshot.config_version ||
-        before->preset != snapshot.preset) {
+    if (before == nullptr || !ShareSettings(*before, snapshot)) {
       const std::string settings = EncodeSettings(snapshot);
       absl::Status status = update_layer_.BindBlob(0, settings).Bind(1, row).Run();
       if (!status.ok()) return status;
@@ -337,8 +336,7 @@ absl::Status SqliteStore::Put(const Update& update) {
   if (!status.ok()) return status;
   status = PutContributors(row, *snapshot.contributors, before);
   if (!status.ok()) return status;
-  if (before == nullptr || before->affine != snapshot.affine || before->optimizer != snapshot.optimizer ||
-      before->affine_group != snapshot.affine_group) {
+  if (before == nullptr || !ShareParameters(*before, snapshot)) {
     const std::string parameters = EncodeParameters(snapshot);
     return put_parameters_.Bind(0, row).BindBlob(1, parameters).Run();
   }
