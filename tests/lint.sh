@@ -20,8 +20,7 @@ mapfile -t scripts < <(git ls-files -co --exclude-standard '*.sh' '.ci/run')
 shellcheck "${scripts[@]}"
 echo "shellcheck: ${#scripts[@]} files clean"
 
-buf=build/tools/node_modules/.bin/buf
-[[ -x $buf ]] || npm install --silent --no-save --prefix build/tools @bufbuild/buf@1.75.0
+buf=$(tests/buf.sh)
 "$buf" lint proto
 "$buf" format --diff --exit-code proto
 echo "buf: protos clean"

@@ -12,8 +12,8 @@ after(async () => assert.equal(await server.stop(), 0));
 
 // Exit code and output of a call with a JSON request, or one per line.
 async function curl(method, request, ...flags) {
-  const buf = spawn('node_modules/.bin/buf', ['curl', '--protocol', 'grpc', '--http2-prior-knowledge', ...flags, '-d', '@-',
-                                              `http://${server.address}/${method}`]);
+  const buf = spawn(process.env.BUF, ['curl', '--protocol', 'grpc', '--http2-prior-knowledge', ...flags, '-d', '@-',
+                                      `http://${server.address}/${method}`]);
   let output = '';
   buf.stdout.on('data', (data) => { output += data; });
   buf.stderr.on('data', (data) => { output += data; });
@@ -52,9 +52,9 @@ test('a stream in both directions', async () => {
 
 test('a stream from the server', async () => {
   // A watch goes on for ever: it ends when what it is for has come, with the program that npm's wrapper started.
-  const buf = spawn('node_modules/.bin/buf', ['curl', '--protocol', 'grpc', '--http2-prior-knowledge',
-                                              '-d', '{"names": ["curl.bn"]}',
-                                              `http://${server.address}/normd.v1.LayerService/WatchLayers`],
+  const buf = spawn(process.env.BUF, ['curl', '--protocol', 'grpc', '--http2-prior-knowledge',
+                                      '-d', '{"names": ["curl.bn"]}',
+                                      `http://${server.address}/normd.v1.LayerService/WatchLayers`],
                     { detached: true });
   let output = '';
   const closed = once(buf, 'close');

@@ -11,5 +11,6 @@ mkdir -p "$work"
 cp "$root"/tests/foreign/package.json "$root"/tests/foreign/*.mjs "$work"
 cd "$work"
 npm install --silent --no-audit --no-fund
-export NORMD_BIN=$build/server/app/normd NORMD_PROTOS=$root/proto
+BUF=$("$root/tests/buf.sh")
+export BUF NORMD_BIN=$build/server/app/normd NORMD_PROTOS=$root/proto
 exec node --test --test-concurrency=1 ./*.test.mjs
