@@ -145,9 +145,9 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   app.add_option("--threads", server.threads,
                  "Cores that one large tensor may use; 0: what the affinity mask and the cgroup quota allow")
       ->check(CLI::Range(0, 1024));
-  app.add_flag("--shared-memory", server.shared_memory,
-               "Let clients on this host pass tensors in POSIX shared memory that they register");
-  CLI::Option* const shared_memory = app.get_option("--shared-memory");
+  CLI::Option* const shared_memory =
+      app.add_flag("--shared-memory", server.shared_memory,
+                   "Let clients on this host pass tensors in POSIX shared memory that they register");
   app.add_flag("--open-inference-shared-memory", server.open_inference_shared_memory,
                "Let clients of the Open Inference Protocol register shared memory by its name alone")
       ->needs(shared_memory);

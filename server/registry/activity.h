@@ -35,7 +35,7 @@ struct ActivityTotals {
 // Of one layer. Thread-safe.
 class LayerActivity {
  public:
-  // `totals` outlives this; may be null.
+  // `totals` outlives this.
   explicit LayerActivity(ActivityTotals* totals) : totals_(totals) {}
 
   // A training step or merge has been folded in.
@@ -43,9 +43,7 @@ class LayerActivity {
   // One was refused for its NaN or infinity.
   void OnRejected() { Count(&rejected_batches_, &ActivityTotals::rejected_batches); }
   // A call was recognised as a repetition.
-  void OnReplay() {
-    if (totals_ != nullptr) totals_->replays.fetch_add(1, std::memory_order_relaxed);
-  }
+  void OnReplay() { totals_->replays.fetch_add(1, std::memory_order_relaxed); }
   void OnDrift(const Drift& drift) {
     mean_drift_.store(drift.mean, std::memory_order_relaxed);
     variance_drift_.store(drift.variance, std::memory_order_relaxed);
@@ -61,7 +59,7 @@ class LayerActivity {
  private:
   void Count(std::atomic<int64_t>* mine, std::atomic<int64_t> ActivityTotals::*total) {
     mine->fetch_add(1, std::memory_order_relaxed);
-    if (totals_ != nullptr) (totals_->*total).fetch_add(1, std::memory_order_relaxed);
+    (totals_->*total).fetch_add(1, std::memory_order_relaxed);
   }
 
   ActivityTotals* const totals_;

@@ -39,8 +39,8 @@ struct LayerContext {
   VersionLimits version_limits;
   // The same.
   std::atomic<int64_t>* kept_version_bytes;
-  // May be null.
-  ActivityTotals* totals = nullptr;
+  // The same, of what happens to them.
+  ActivityTotals* totals;
 };
 
 // FAILED_PRECONDITION: what a change of a frozen layer gets.

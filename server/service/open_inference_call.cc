@@ -4,14 +4,12 @@
 #include <grpcpp/support/slice.h>
 
 #include <cstddef>
-#include <cstring>
 #include <optional>
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
-#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "server/layer/layer_error.h"
@@ -63,8 +61,9 @@ bool IsForOthers(absl::string_view parameter) {
          parameter == "binary_data_output" || parameter == "triton_enable_empty_final_response";
 }
 
-void SetElements(absl::string_view name, const google::protobuf::RepeatedField<double>& values,
-                 ModelInferResponse* response) {
+// The elements follow by themselves.
+void AddChannelOutput(absl::string_view name, const google::protobuf::RepeatedField<double>& values,
+                      ModelInferResponse* response) {
   ModelInferResponse::InferOutputTensor* const output = response->add_outputs();
   output->set_name(std::string(name));
   output->set_datatype("FP64");
@@ -322,7 +321,7 @@ void OpenInferenceCall::WriteResponse(wire::MessageWriter* writer) {
       add_y(&output.parameters());
     } else {
       const auto& values = output.name() == "batch_mean" ? step->batch_mean() : step->batch_var();
-      SetElements(output.name(), values, &response);
+      AddChannelOutput(output.name(), values, &response);
       elements.push_back(ToSlice(values));
     }
   }

@@ -52,10 +52,19 @@ class LayerEntryTest : public ::testing::Test {
   WatchHub watchers_;
   std::atomic<int64_t> remembered_ = 0;
   std::atomic<int64_t> kept_bytes_ = 0;
-  const std::shared_ptr<LayerEntry> owner_ = std::make_shared<LayerEntry>(
-      First(), std::make_unique<RequestLog>(RequestLimits{}, &clock_, &remembered_),
-      LayerContext{
-          &clock_, &committer_, &gate_, &groups_, &watchers_, {}, &remembered_, {.per_layer = 3}, &kept_bytes_});
+  ActivityTotals totals_;
+  const std::shared_ptr<LayerEntry> owner_ =
+      std::make_shared<LayerEntry>(First(), std::make_unique<RequestLog>(RequestLimits{}, &clock_, &remembered_),
+                                   LayerContext{&clock_,
+                                                &committer_,
+                                                &gate_,
+                                                &groups_,
+                                                &watchers_,
+                                                {},
+                                                &remembered_,
+                                                {.per_layer = 3},
+                                                &kept_bytes_,
+                                                &totals_});
   LayerEntry& entry_ = *owner_;
 };
 
