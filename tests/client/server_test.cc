@@ -1,17 +1,16 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <spdlog/sinks/ostream_sink.h>
 
 #include <atomic>
 #include <cmath>
 #include <future>
 #include <memory>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "normd/client.h"
+#include "tests/integration/captured_log.h"
 #include "tests/integration/test_server.h"
 #include "tests/status_matchers.h"
 
@@ -237,8 +236,8 @@ TEST_F(ServerTest, TellsWhatItDoesAndChangesWhatItLogs) {
 }
 
 TEST(ServerLog, NamesTheTraceThatACallCarries) {
-  std::ostringstream log;
-  tests::TestServer server(tests::TestOptions(), std::make_shared<spdlog::sinks::ostream_sink_mt>(log, true));
+  const auto log = std::make_shared<tests::CapturedLog>();
+  tests::TestServer server(tests::TestOptions(), log);
   const std::unique_ptr<Client> client = Client::Connect(server.address());
   server.Create("a", 1);
   const std::vector<double> x = {1, 2, 3, 6};
@@ -248,17 +247,17 @@ TEST(ServerLog, NamesTheTraceThatACallCarries) {
   InferOptions options;
   options.traceparent = traceparent;
   ASSERT_THAT(client->Infer("a", view, options), IsOk());
-  EXPECT_THAT(log.str(), HasSubstr(logged));
-  log.str("");
+  EXPECT_THAT(log->Text(), HasSubstr(logged));
+  log->Clear();
   std::promise<absl::Status> done;
   client->InferAsync("a", view, options, [&](const auto& result) { done.set_value(result.status()); });
   ASSERT_THAT(done.get_future().get(), IsOk());
-  EXPECT_THAT(log.str(), HasSubstr(logged));
-  log.str("");
+  EXPECT_THAT(log->Text(), HasSubstr(logged));
+  log->Clear();
   // gRPC ends a process that wants to send such a header.
   options.traceparent = traceparent + "\n";
   ASSERT_THAT(client->Infer("a", view, options), IsOk());
-  EXPECT_THAT(log.str(), AllOf(HasSubstr("method=Infer"), Not(HasSubstr("trace_id"))));
+  EXPECT_THAT(log->Text(), AllOf(HasSubstr("method=Infer"), Not(HasSubstr("trace_id"))));
 }
 
 }  // namespace

@@ -2,18 +2,17 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <spdlog/sinks/ostream_sink.h>
 
 #include <map>
 #include <memory>
 #include <numeric>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "normd/v1/admin_service.grpc.pb.h"
 #include "server/app/trace_context.h"
+#include "tests/integration/captured_log.h"
 #include "tests/integration/test_server.h"
 
 namespace normd::tests {
@@ -26,7 +25,7 @@ using ::testing::Not;
 class AdminServiceTest : public ::testing::Test {
  protected:
   void Start(const app::ServerOptions& options = TestOptions()) {
-    server_ = std::make_unique<TestServer>(options, std::make_shared<spdlog::sinks::ostream_sink_mt>(log_, true));
+    server_ = std::make_unique<TestServer>(options, log_);
     admin_ = v1::AdminService::NewStub(server_->channel());
   }
 
@@ -49,7 +48,7 @@ class AdminServiceTest : public ::testing::Test {
     return server_->normalization().TrainStep(&context, request, &response);
   }
 
-  std::ostringstream log_;
+  std::shared_ptr<CapturedLog> log_ = std::make_shared<CapturedLog>();
   std::unique_ptr<TestServer> server_;
   std::unique_ptr<v1::AdminService::Stub> admin_;
 };
@@ -118,13 +117,13 @@ TEST_F(AdminServiceTest, ChangesTheLogLevelOfARunningServer) {
   v1::LogLevel before{};
   EXPECT_THAT(set(v1::LOG_LEVEL_WARN, &before), GrpcIsOk());
   EXPECT_EQ(before, v1::LOG_LEVEL_DEBUG);
-  EXPECT_THAT(log_.str(), HasSubstr("level=warn message=\"log level changed\" from=debug to=warn"));
+  EXPECT_THAT(log_->Text(), HasSubstr("level=warn message=\"log level changed\" from=debug to=warn"));
   server_->Create("silent", 2);
-  EXPECT_THAT(log_.str(), Not(HasSubstr("silent")));
+  EXPECT_THAT(log_->Text(), Not(HasSubstr("silent")));
   EXPECT_THAT(set(v1::LOG_LEVEL_DEBUG, &before), GrpcIsOk());
   EXPECT_EQ(before, v1::LOG_LEVEL_WARN);
   server_->Create("loud", 2);
-  EXPECT_THAT(log_.str(), HasSubstr("layer=loud"));
+  EXPECT_THAT(log_->Text(), HasSubstr("layer=loud"));
 
   EXPECT_THAT(set(v1::LOG_LEVEL_UNSPECIFIED, &before), GrpcStatusIs(grpc::INVALID_ARGUMENT, HasSubstr("level is 0")));
   EXPECT_THAT(set(static_cast<v1::LogLevel>(9), &before),
@@ -139,18 +138,18 @@ TEST_F(AdminServiceTest, SlowCallsAreWarnedOf) {
   options.log_slow_calls_after = absl::Nanoseconds(1);
   Start(options);
   server_->Create("a", 2);
-  EXPECT_THAT(log_.str(), HasSubstr("level=warn message=\"slow call\" method=CreateLayer layer=a"));
+  EXPECT_THAT(log_->Text(), HasSubstr("level=warn message=\"slow call\" method=CreateLayer layer=a"));
 }
 
 TEST_F(AdminServiceTest, OnlyTheLineOfACallNamesItsTrace) {
   Start();
   server_->Create("a", 2);
   ASSERT_THAT(Train("a", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), GrpcIsOk());
-  EXPECT_THAT(log_.str(), HasSubstr(" trace_id=4bf92f3577b34da6a3ce929d0e0e4736 span_id=00f067aa0ba902b7\n"));
-  log_.str("");
+  EXPECT_THAT(log_->Text(), HasSubstr(" trace_id=4bf92f3577b34da6a3ce929d0e0e4736 span_id=00f067aa0ba902b7\n"));
+  log_->Clear();
   ASSERT_THAT(Train("a", "00-00000000000000000000000000000000-00f067aa0ba902b7-01"), GrpcIsOk());
   ASSERT_THAT(Train("a"), GrpcIsOk());
-  EXPECT_THAT(log_.str(), AllOf(HasSubstr("method=TrainStep"), Not(HasSubstr("trace_id"))));
+  EXPECT_THAT(log_->Text(), AllOf(HasSubstr("method=TrainStep"), Not(HasSubstr("trace_id"))));
 }
 
 // The cases of the standard's section 3.2.
