@@ -16,13 +16,6 @@ namespace {
 constexpr std::size_t kMaxWaiting = 16384;
 // Transactions that somebody who brings a change carries out in a row.
 constexpr int kRoundsForOthers = 4;
-// Changes that do not wait for more: with as many the costs of a transaction itself are small, and nobody waits long.
-constexpr std::size_t kEnough = 4;
-// Nor do changes that have been left to others so often: those may all fail. Each that does not leaves them twice.
-constexpr int kMostLeft = 2 * static_cast<int>(kEnough);
-
-// Of this thread, in any committer.
-thread_local int coming_here = 0;
 
 }  // namespace
 
@@ -63,27 +56,7 @@ absl::Status WaitFor(const PendingCommitPtr& pending) {
   return pending == nullptr ? absl::OkStatus() : pending->Wait();
 }
 
-Committer::Committer(store::StateStore* store)
-    : store_(store), gathers_(store->favours_batches() && !store->waits_for_disk()), thread_([this] { Run(); }) {}
-
-Committer::Coming::Coming(Committer* committer) : committer_(committer->gathers_ ? committer : nullptr) {
-  if (committer_ == nullptr) return;
-  ++coming_here;
-  const base::MutexLock lock(&committer_->mutex_);
-  ++committer_->coming_;
-}
-
-Committer::Coming::~Coming() {
-  if (committer_ == nullptr) return;
-  --coming_here;
-  bool left_alone = false;
-  {
-    const base::MutexLock lock(&committer_->mutex_);
-    --committer_->coming_;
-    left_alone = !committer_->waiting_.empty() && (committer_->coming_ == 0 || ++committer_->left_ >= kMostLeft);
-  }
-  if (left_alone) committer_->Drive();
-}
+Committer::Committer(store::StateStore* store) : store_(store), thread_([this] { Run(); }) {}
 
 Committer::~Committer() {
   {
@@ -110,7 +83,6 @@ void Committer::Drive() {
   if (store_->waits_for_disk()) {
     handed_over_ = true;
   } else {
-    if (coming_ > coming_here && waiting_.size() < kEnough && ++left_ < kMostLeft) return;
     ++num_callers_;
     int rounds = 0;
     while (rounds < kRoundsForOthers && !waiting_.empty() && !driving_ && !handed_over_ && users_ == 0) {
@@ -127,7 +99,6 @@ void Committer::Drive() {
 void Committer::StoreWaiting(std::unique_lock<std::mutex>* lock) {
   std::vector<Waiting> batch;
   batch.swap(waiting_);
-  left_ = 0;
   driving_ = true;
   lock->unlock();
   const std::vector<PendingCommitPtr> stored = Store(std::move(batch));

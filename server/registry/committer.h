@@ -95,20 +95,6 @@ class Committer {
   Committer(const Committer&) = delete;
   Committer& operator=(const Committer&) = delete;
 
-  // A short call that is on its way and will probably bring a change. While one is, others may leave what they have
-  // brought to it, so that it goes to the store together. Ends on the thread that made it, which holds no lock of a
-  // layer.
-  class Coming {
-   public:
-    explicit Coming(Committer* committer);
-    ~Coming();
-    Coming(const Coming&) = delete;
-    Coming& operator=(const Coming&) = delete;
-
-   private:
-    Committer* const committer_;
-  };
-
   // Queues a change. Drive must follow. RESOURCE_EXHAUSTED: too many wait.
   absl::StatusOr<PendingCommitPtr> Submit(Change change);
   // Stores what is queued, or leaves that to a thread that does so already or will soon. REQUIRES: no lock of a layer
@@ -140,7 +126,6 @@ class Committer {
   static void TakeBack(const Waiting& waiting, const store::Update& update, const absl::Status& cause);
 
   store::StateStore* const store_;
-  const bool gathers_;
   base::Mutex mutex_;
   // thread_ may have something to do.
   std::condition_variable wake_;
@@ -154,10 +139,6 @@ class Committer {
   CommitStatistics statistics_ ABSL_GUARDED_BY(statistics_mutex_);
   // In Drive.
   int num_callers_ ABSL_GUARDED_BY(mutex_) = 0;
-  // Coming.
-  int coming_ ABSL_GUARDED_BY(mutex_) = 0;
-  // How often what waits has been left to one of those.
-  int left_ ABSL_GUARDED_BY(mutex_) = 0;
   // What waits is for thread_.
   bool handed_over_ ABSL_GUARDED_BY(mutex_) = false;
   bool stopping_ ABSL_GUARDED_BY(mutex_) = false;

@@ -19,9 +19,6 @@
 namespace normd::registry {
 namespace {
 
-// Of tensors that take some ten microseconds: others may wait so long for the step to go to the store with theirs.
-constexpr int64_t kShortBytes = 128 << 10;
-
 using layer::LayerConfig;
 using layer::LayerSnapshot;
 using layer::NonFinitePolicy;
@@ -325,9 +322,6 @@ absl::StatusOr<TrainStepResult> TrainStep(const LayerRegistry& registry, const T
   absl::StatusOr<layer::NcsShape> ncs = layer::CheckTensor(input.layer, "x", input.x, checked->ncs.num_channels);
   if (!ncs.ok()) return ncs.status();
   if (absl::Status status = control.CheckAlive(); !status.ok()) return status;
-  std::optional<Committer::Coming> coming;
-  if (!input.skip_update && static_cast<int64_t>(input.x.data.size()) <= kShortBytes)
-    coming.emplace(registry.committer());
   return Step(input, control, *ncs, std::move(checked->given_affine), checked->entry.get(), y).Run();
 }
 

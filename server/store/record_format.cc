@@ -17,9 +17,8 @@
 static_assert(std::endian::native == std::endian::little, "records are written as they lie in memory");
 
 namespace normd::store {
-namespace {
 
-// Each step can be undone, so that two records of one length that differ in one word have different sums.
+// Each step can be undone, so that two texts of one length that differ in one word have different sums.
 uint64_t Checksum(absl::string_view bytes) {
   uint64_t sum = bytes.size();
   while (!bytes.empty()) {
@@ -31,6 +30,8 @@ uint64_t Checksum(absl::string_view bytes) {
   }
   return sum;
 }
+
+namespace {
 
 // Writer and Reader take the same fields in the same order: the functions below say which, once for both.
 class Writer {

@@ -12,9 +12,12 @@
 #include "server/store/state_store.h"
 
 // What is stored, as bytes in a column of SQLite or a field of Redis. Little-endian: numbers of 8 bytes, lists and
-// texts behind their length, and at the end a checksum of all of it, which finds every change within one word of 8
-// bytes and all but one in 2^64 others. Another form is a new schema version (sqlite_store.cc, redis_store.cc).
+// texts behind their length, and at the end a checksum of all of it. Another form is a new schema version
+// (sqlite_store.cc, redis_store.cc).
 namespace normd::store {
+
+// Finds every change within one word of 8 bytes, and all but one in 2^64 others. Not for what somebody forges.
+uint64_t Checksum(absl::string_view bytes);
 
 // The parts of a layer by what changes them. Settings: also its names and times.
 std::string EncodeSettings(const layer::LayerSnapshot& snapshot);

@@ -147,8 +147,6 @@ class StateStore {
 
   // Whether Write takes so long that a thread of its own should do it, with all that comes meanwhile at once.
   virtual bool waits_for_disk() const { return false; }
-  // Whether a Write costs so much besides its updates that it pays to wait for another one that is about to come.
-  virtual bool favours_batches() const { return false; }
 };
 
 }  // namespace normd::store

@@ -230,8 +230,9 @@ def _replay(initial: State, first_version: int, changes: dict[str, _Change],
         used = {id(change) for change in placed.values()}
         found = [change for change in floating
                  if id(change) not in used and change.after < version <= (change.latest or last)]
-        # Those that have to be somewhere soon come first.
-        return sorted(found, key=lambda change: change.latest or last + 1)
+        # Those that have to be somewhere soon come first, then those that began last: what is done at all is mostly done
+        # at once.
+        return sorted(found, key=lambda change: (change.latest or last + 1, -change.after))
 
     def make(before: State, version: int, change: _Change) -> State:
         if version not in at:

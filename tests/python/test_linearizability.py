@@ -27,6 +27,10 @@ THREADS = 6
 CHANNELS = 2
 # Seconds: from before the server can answer to after it has.
 TINY = (0.0003, 0.003)
+# Changes of unknown outcome that a thread has at a time, before it is patient.
+MOST_UNKNOWN = 2
+# Calls of a history, or of each of its parts, at least.
+ENOUGH = 300
 
 
 class Recorder:
@@ -43,6 +47,12 @@ class Recorder:
     def start(self) -> None:
         for thread in self._threads:
             thread.start()
+
+    def run(self, seconds: float) -> None:
+        """Goes on for so long, and until there is enough to look at: a busy machine is slow."""
+        end, enough = time.monotonic() + seconds, sum(map(len, self._calls)) + ENOUGH
+        while not self._failures and (time.monotonic() < end or sum(map(len, self._calls)) < enough):
+            time.sleep(0.01)
 
     def finish(self) -> list[Call]:
         self._stop.set()
@@ -71,8 +81,16 @@ class _Caller:
         self._version = 1
         # Changes to attempt again some day.
         self._again: list[Callable[[], None]] = []
+        # Those of unknown outcome, each of which may be what made any later version: with many of them there is no end to
+        # the orders to try.
+        self._unknown: set[str] = set()
+        self._unavailable = False
 
     def step(self) -> None:
+        if self._unavailable:
+            # Until there is a server again.
+            self._attempt("", "get", {}, 0, 0, "")
+            return
         if self._again and self._rng.random() < 0.2:
             self._again.pop(self._rng.randrange(len(self._again)))()
             return
@@ -111,7 +129,7 @@ class _Caller:
 
     def _attempt(self, operation: str, kind: str, args: dict[str, Any], tied: int, sequence: int, request_id: str) -> bool:
         """Whether it was answered."""
-        tiny = self._rng.random() < 0.06
+        tiny = self._rng.random() < 0.06 and len(self._unknown) < MOST_UNKNOWN
         timeout = self._rng.uniform(*TINY) if tiny else 30.0
         answer: Optional[Answer] = None
         begin = time.monotonic()
@@ -119,15 +137,21 @@ class _Caller:
             answer = self._call(kind, args, tied, sequence, request_id, timeout)
         except (normd.DeadlineExceededError, normd.UnavailableError) as error:
             # Perhaps it was done. Perhaps the server is gone.
-            if isinstance(error, normd.UnavailableError):
+            self._unavailable = isinstance(error, normd.UnavailableError)
+            if self._unavailable:
                 time.sleep(0.002)
         except normd.AbortedError:
             assert tied
+            self._unknown.discard(operation)
             return True
         end = time.monotonic()
         if answer is not None:
             assert not tied or answer.version > tied
             self._version = max(self._version, answer.version)
+            self._unavailable = False
+            self._unknown.discard(operation)
+        elif kind not in ("get", "infer"):
+            self._unknown.add(operation)
         if answer is not None or kind not in ("get", "infer"):
             self._calls.append(Call(operation, kind, args, begin, end, answer))
         return answer is not None
@@ -199,7 +223,7 @@ def test_calls_are_as_if_made_one_by_one(tmp_path: Path, settings: dict[str, Any
         client.create_layer("shared", CHANNELS, **settings)
         recorder = Recorder(server.unix, "shared", seed=1)
         recorder.start()
-        time.sleep(SECONDS)
+        recorder.run(SECONDS)
         calls = settled(client, recorder.finish())
     verify(State.initial(CHANNELS, 0.5, settings.get("update_weight")), calls, store)
 
@@ -211,10 +235,10 @@ def test_a_kill_and_a_restart_are_no_exception(tmp_path: Path, settings: dict[st
             client.create_layer("shared", CHANNELS, **settings)
             recorder = Recorder(server.unix, "shared", seed=2)
             recorder.start()
-            time.sleep(SECONDS / 2)
+            recorder.run(SECONDS / 2)
         # Killed too: a clean stop waits until the client above, which nobody polls, has noticed.
         with running(tmp_path, "--store", where, end=signal.SIGKILL):
-            time.sleep(SECONDS / 2)
+            recorder.run(SECONDS / 2)
             calls = settled(client, recorder.finish())
     verify(State.initial(CHANNELS, 0.5, settings.get("update_weight")), calls, "kill and restart")
 

@@ -16,13 +16,17 @@ constexpr int kPagesAtATime = 1024;
 
 class SqliteBackup final : public BackupCopy {
  public:
-  SqliteBackup(std::unique_ptr<Database> target, sqlite3_backup* backup)
-      : target_(std::move(target)), backup_(backup) {}
+  SqliteBackup(std::unique_ptr<Database> target, sqlite3_backup* backup, const char* finish)
+      : target_(std::move(target)), finish_(finish), backup_(backup) {}
 
   absl::StatusOr<bool> Step() override {
     const int code = sqlite3_backup_step(backup_.get(), kPagesAtATime);
     if (code == SQLITE_OK) return false;
-    if (code == SQLITE_DONE) return true;
+    if (code == SQLITE_DONE) {
+      backup_.reset();
+      if (absl::Status status = target_->Exec(finish_); !status.ok()) return status;
+      return true;
+    }
     const std::string text = absl::StrCat("backup to ", target_->path(), ": ", sqlite3_errstr(code));
     return code == SQLITE_FULL ? absl::ResourceExhaustedError(text) : absl::UnavailableError(text);
   }
@@ -33,12 +37,14 @@ class SqliteBackup final : public BackupCopy {
   };
 
   const std::unique_ptr<Database> target_;
-  const std::unique_ptr<sqlite3_backup, Finish> backup_;
+  const char* const finish_;
+  std::unique_ptr<sqlite3_backup, Finish> backup_;
 };
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<BackupCopy>> StartSqliteBackup(Database* source, const std::string& path) {
+absl::StatusOr<std::unique_ptr<BackupCopy>> StartSqliteBackup(Database* source, const std::string& path,
+                                                              const char* finish) {
   if (std::error_code ignored; std::filesystem::exists(path, ignored)) {
     return absl::AlreadyExistsError(absl::StrCat("backup: ", path, " exists already"));
   }
@@ -48,7 +54,7 @@ absl::StatusOr<std::unique_ptr<BackupCopy>> StartSqliteBackup(Database* source, 
   if (backup == nullptr) {
     return absl::UnavailableError(absl::StrCat("backup to ", path, ": ", sqlite3_errmsg((*target)->handle())));
   }
-  return std::make_unique<SqliteBackup>(*std::move(target), backup);
+  return std::make_unique<SqliteBackup>(*std::move(target), backup, finish);
 }
 
 }  // namespace normd::store

@@ -11,8 +11,10 @@
 namespace normd::store {
 
 // Copies `source` into a new file at `path` with SQLite's online backup. What this process writes to the source
-// meanwhile goes into the copy as well. ALREADY_EXISTS: there is something at `path`. The copy goes before the source.
-absl::StatusOr<std::unique_ptr<BackupCopy>> StartSqliteBackup(Database* source, const std::string& path);
+// meanwhile goes into the copy as well. In the end `finish`, a statement of SQL, is carried out in the copy.
+// ALREADY_EXISTS: there is something at `path`. The copy goes before the source.
+absl::StatusOr<std::unique_ptr<BackupCopy>> StartSqliteBackup(Database* source, const std::string& path,
+                                                              const char* finish);
 
 }  // namespace normd::store
 

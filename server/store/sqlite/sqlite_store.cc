@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "server/layer/layer_error.h"
@@ -21,25 +22,18 @@ constexpr int64_t kApplicationId = 0x6e6f726d;
 const std::string kMigrations[] = {absl::StrCat(R"sql(
   CREATE TABLE layers (
     id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, name TEXT NOT NULL UNIQUE, settings BLOB NOT NULL);
-  CREATE TABLE statistics (layer_id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
-  CREATE TABLE parameters (layer_id INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
-  CREATE TABLE contributors (
-    layer_id INTEGER NOT NULL, name BLOB NOT NULL, sequence INTEGER NOT NULL, checksum INTEGER NOT NULL,
-    PRIMARY KEY (layer_id, name)) WITHOUT ROWID;
-  CREATE TABLE requests (key INTEGER PRIMARY KEY, bytes BLOB NOT NULL);
   CREATE TABLE gone_layers (id INTEGER PRIMARY KEY, uid TEXT NOT NULL UNIQUE, bytes BLOB NOT NULL);
 )sql",
-                                                SnapshotTables::kSchema)};
+                                                StepTables::kSchema, SnapshotTables::kSchema),
+                                   // The epoch of the journal that holds what has changed since; 0: there is none.
+                                   R"sql(
+  CREATE TABLE journal (epoch INTEGER NOT NULL);
+  INSERT INTO journal VALUES (0);
+)sql"};
 constexpr auto kSchemaVersion = static_cast<int64_t>(std::size(kMigrations));
 
 // Of the requests that concern no layer: rows start at 1.
 constexpr int64_t kNoLayer = 0;
-
-// Key of a request: the row of its layer, and in the lower bits its sequence. SQLite appends to a table with such a key
-// for less than to one whose key has two columns. A layer's sequence lasts for three years of 10,000 requests a second,
-// and rows are used again.
-constexpr int kSequenceBits = 40;
-int64_t RequestKey(int64_t row, int64_t sequence) { return (row << kSequenceBits) + sequence; }
 
 // 4 MB of log are copied into the database at once. SQLite finds a page's place in the index of the log behind those of
 // the page's older versions, one by one: the longer the log, the dearer a commit.
@@ -138,19 +132,12 @@ absl::Status SqliteStore::PrepareStatements() {
       {&commit_, "COMMIT"},
       {&insert_layer_, "INSERT INTO layers (id, uid, name, settings) VALUES (?, ?, ?, ?)"},
       {&update_layer_, "UPDATE layers SET settings = ? WHERE id = ?"},
-      {&put_statistics_, "INSERT OR REPLACE INTO statistics (layer_id, bytes) VALUES (?, ?)"},
-      {&put_parameters_, "INSERT OR REPLACE INTO parameters (layer_id, bytes) VALUES (?, ?)"},
-      {&put_contributor_,
-       "INSERT OR REPLACE INTO contributors (layer_id, name, sequence, checksum) VALUES (?, ?, ?, ?)"},
-      {&delete_contributors_, "DELETE FROM contributors WHERE layer_id = ?"},
       {&delete_layer_, "DELETE FROM layers WHERE id = ?"},
-      {&delete_statistics_, "DELETE FROM statistics WHERE layer_id = ?"},
-      {&delete_parameters_, "DELETE FROM parameters WHERE layer_id = ?"},
-      {&delete_requests_, "DELETE FROM requests WHERE key BETWEEN ? AND ?"},
-      {&insert_request_, "INSERT INTO requests (key, bytes) VALUES (?, ?)"},
       {&insert_gone_, "INSERT INTO gone_layers (id, uid, bytes) VALUES (?, ?, ?)"},
       {&delete_gone_, "DELETE FROM gone_layers WHERE id = ?"},
+      {&set_epoch_, "UPDATE journal SET epoch = ?"},
   });
+  if (status.ok()) status = steps_.Prepare(database_.get());
   return status.ok() ? snapshots_.Prepare(database_.get()) : status;
 }
 
@@ -170,8 +157,39 @@ absl::Status SqliteStore::PrepareLog() {
   return absl::OkStatus();
 }
 
+SqliteStore::~SqliteStore() {
+  if (journal_ == nullptr || !Transact(0, [] { return absl::OkStatus(); }).ok()) return;
+  // Also brings that to the disk: only then the journal may go.
+  const int code = sqlite3_wal_checkpoint_v2(database_->handle(), nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
+  if (code == SQLITE_OK) journal_->Remove();
+}
+
 absl::Status SqliteStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> layer,
                                absl::FunctionRef<absl::Status(RequestRecord)> request) {
+  const bool recovers = journal_ == nullptr;
+  if (recovers) {
+    absl::StatusOr<int64_t> epoch = database_->QueryInt("SELECT epoch FROM journal");
+    if (!epoch.ok()) return epoch.status();
+    if (*epoch == 0) return LoadTables(layer, request);
+    absl::StatusOr<std::unique_ptr<StepJournal>> journal = StepJournal::Recover(options_.path, options_.vfs, *epoch);
+    if (!journal.ok()) return journal.status();
+    journal_ = *std::move(journal);
+  }
+  bool loaded = false;
+  absl::Status status = Transact(0, [&] {
+    absl::Status tables = LoadTables(layer, request);
+    loaded = tables.ok();
+    return tables;
+  });
+  // If the disk is full all has been read, and the journal goes on to hold what the tables do not.
+  if (loaded) return absl::OkStatus();
+  // Of a database that may be damaged nothing is changed, by the destructor neither.
+  if (recovers) journal_.reset();
+  return status;
+}
+
+absl::Status SqliteStore::LoadTables(absl::FunctionRef<absl::Status(SnapshotPtr)> layer,
+                                     absl::FunctionRef<absl::Status(RequestRecord)> request) {
   absl::StatusOr<absl::flat_hash_map<int64_t, layer::Contributors>> contributors = ReadContributors(database_.get());
   if (!contributors.ok()) return contributors.status();
   absl::flat_hash_map<int64_t, std::string> uids;
@@ -216,7 +234,7 @@ absl::Status SqliteStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> laye
     if (!*more) return absl::OkStatus();
     absl::StatusOr<RequestRecord> record = DecodeRequest(requests->Bytes(1));
     if (!record.ok()) return record.status();
-    const int64_t row = requests->Int(0) >> kSequenceBits;
+    const int64_t row = RowOfRequest(requests->Int(0));
     const auto uid = uids.find(row);
     if ((uid == uids.end() && row != kNoLayer) || RequestKey(row, record->sequence) != requests->Int(0)) {
       return absl::DataLossError(absl::StrCat("state store ", options_.path, ": the record of request_id '",
@@ -241,18 +259,37 @@ absl::StatusOr<std::vector<GoneLayer>> SqliteStore::ListGone() {
   }
 }
 
-absl::Status SqliteStore::Write(absl::Span<const Update> updates) {
-  absl::Status status = begin_.Run();
-  if (!status.ok()) return status;
-  added_.clear();
-  for (const Update& update : updates) {
-    status = Apply(update);
-    if (!status.ok()) break;
+absl::StatusOr<std::unique_ptr<BackupCopy>> SqliteStore::StartBackup(const std::string& path) {
+  if (journal_ != nullptr) {
+    absl::Status status = Transact(0, [] { return absl::OkStatus(); });
+    if (!status.ok()) return status;
   }
-  if (status.ok()) status = commit_.Run();
+  return StartSqliteBackup(database_.get(), path, "UPDATE journal SET epoch = 0");
+}
+
+absl::Status SqliteStore::Write(absl::Span<const Update> updates) {
+  const bool steps = options_.durability == Durability::kProcess && AreSteps(updates);
+  if (steps && journal_ != nullptr) {
+    changes_.Clear();
+    for (const Update& update : updates) {
+      if (absl::Status status = AddStep(update, &changes_); !status.ok()) return status;
+    }
+    if (journal_->Accepts(changes_.bytes().size())) return journal_->Append(changes_.bytes());
+  }
+  if (steps && journal_ == nullptr) {
+    absl::StatusOr<std::unique_ptr<StepJournal>> journal = StepJournal::Create(options_.path, options_.vfs);
+    if (!journal.ok()) return journal.status();
+    journal_ = *std::move(journal);
+  }
+  added_.clear();
+  const int64_t epoch = options_.durability == Durability::kProcess ? StepJournal::NewEpoch() : 0;
+  absl::Status status = Transact(epoch, [&] {
+    for (const Update& update : updates) {
+      if (absl::Status applied = Apply(update); !applied.ok()) return applied;
+    }
+    return absl::OkStatus();
+  });
   if (!status.ok()) {
-    // Some errors have rolled it back already.
-    if (sqlite3_get_autocommit(database_->handle()) == 0) database_->Exec("ROLLBACK").IgnoreError();
     for (const std::string& uid : added_) {
       free_rows_.push_back(rows_[uid]);
       rows_.erase(uid);
@@ -269,6 +306,33 @@ absl::Status SqliteStore::Write(absl::Span<const Update> updates) {
   }
   TendLog();
   return absl::OkStatus();
+}
+
+absl::Status SqliteStore::Transact(int64_t epoch, absl::FunctionRef<absl::Status()> change) {
+  absl::Status status = begin_.Run();
+  if (!status.ok()) return status;
+  if (journal_ != nullptr) status = steps_.Apply(journal_->Contents());
+  if (status.ok()) status = change();
+  if (status.ok() && journal_ != nullptr) status = set_epoch_.Bind(0, epoch).Run();
+  if (status.ok()) status = commit_.Run();
+  if (!status.ok()) {
+    // Some errors have rolled it back already.
+    if (sqlite3_get_autocommit(database_->handle()) == 0) database_->Exec("ROLLBACK").IgnoreError();
+    return status;
+  }
+  if (journal_ != nullptr) journal_->Start(epoch);
+  return absl::OkStatus();
+}
+
+bool SqliteStore::AreSteps(absl::Span<const Update> updates) const {
+  return absl::c_all_of(updates, [this](const Update& update) {
+    if (update.remove.has_value() || !update.forget.empty() || update.put_snapshot != nullptr ||
+        !update.remove_snapshot.empty()) {
+      return false;
+    }
+    return update.put == nullptr || (update.replaces != nullptr && ShareSettings(*update.replaces, *update.put) &&
+                                     rows_.contains(update.put->uid) && !gone_.contains(update.put->uid));
+  });
 }
 
 void SqliteStore::TendLog() {
@@ -290,7 +354,7 @@ void SqliteStore::TendLog() {
 
 absl::Status SqliteStore::Apply(const Update& update) {
   if (update.put != nullptr) {
-    if (absl::Status status = Put(update); !status.ok()) return status;
+    if (absl::Status status = PutLayer(update); !status.ok()) return status;
   }
   if (update.remove.has_value()) {
     if (absl::Status status = Remove(*update.remove); !status.ok()) return status;
@@ -304,72 +368,68 @@ absl::Status SqliteStore::Apply(const Update& update) {
   if (!update.remove_snapshot.empty()) {
     if (absl::Status status = snapshots_.Remove(update.remove_snapshot); !status.ok()) return status;
   }
-  return update.request.has_value() ? Record(*update.request, update.forget_through) : absl::OkStatus();
+  changes_.Clear();
+  if (absl::Status status = AddStep(update, &changes_); !status.ok()) return status;
+  return steps_.Apply({changes_.bytes()});
 }
 
-absl::Status SqliteStore::Put(const Update& update) {
+absl::Status SqliteStore::PutLayer(const Update& update) {
   const layer::LayerSnapshot& snapshot = *update.put;
-  const layer::LayerSnapshot* before = update.replaces.get();
   const auto found = rows_.find(snapshot.uid);
   const bool comes_back = found != rows_.end() && gone_.contains(snapshot.uid);
-  int64_t row = 0;
-  if (found == rows_.end() || comes_back) {
-    before = nullptr;
-    row = comes_back ? found->second : TakeRow(snapshot.uid);
-    if (comes_back) {
-      if (absl::Status status = delete_gone_.Bind(0, row).Run(); !status.ok()) return status;
+  if (found != rows_.end() && !comes_back) {
+    if (update.replaces == nullptr) {
+      if (absl::Status status = steps_.RemoveContributors(found->second); !status.ok()) return status;
     }
+    if (update.replaces != nullptr && ShareSettings(*update.replaces, snapshot)) return absl::OkStatus();
     const std::string settings = EncodeSettings(snapshot);
-    absl::Status status =
-        insert_layer_.Bind(0, row).BindText(1, snapshot.uid).BindText(2, snapshot.name).BindBlob(3, settings).Run();
-    if (!status.ok()) return status;
-  } else {
-    row = found->second;
-    if (before == nullptr || !ShareSettings(*before, snapshot)) {
-      const std::string settings = EncodeSettings(snapshot);
-      absl::Status status = update_layer_.BindBlob(0, settings).Bind(1, row).Run();
-      if (!status.ok()) return status;
-    }
+    return update_layer_.BindBlob(0, settings).Bind(1, found->second).Run();
   }
-  const std::string version = EncodeVersion(snapshot);
-  absl::Status status = put_statistics_.Bind(0, row).BindBlob(1, version).Run();
-  if (!status.ok()) return status;
-  status = PutContributors(row, *snapshot.contributors, before);
-  if (!status.ok()) return status;
-  if (before == nullptr || !ShareParameters(*before, snapshot)) {
-    const std::string parameters = EncodeParameters(snapshot);
-    return put_parameters_.Bind(0, row).BindBlob(1, parameters).Run();
+  const int64_t row = comes_back ? found->second : TakeRow(snapshot.uid);
+  if (comes_back) {
+    if (absl::Status status = delete_gone_.Bind(0, row).Run(); !status.ok()) return status;
   }
-  return absl::OkStatus();
+  const std::string settings = EncodeSettings(snapshot);
+  return insert_layer_.Bind(0, row).BindText(1, snapshot.uid).BindText(2, snapshot.name).BindBlob(3, settings).Run();
 }
 
-absl::Status SqliteStore::PutContributors(int64_t row, const layer::Contributors& contributors,
-                                          const layer::LayerSnapshot* before) {
-  absl::Status status;
-  const auto put = [&](absl::string_view name, int64_t sequence) {
-    if (status.ok())
-      status = put_contributor_.Bind(0, row)
-                   .BindBlob(1, name)
-                   .Bind(2, sequence)
-                   .Bind(3, ContributorChecksum(name, sequence))
-                   .Run();
-  };
-  if (before == nullptr) {
-    status = delete_contributors_.Bind(0, row).Run();
-    contributors.ForEach(put);
-  } else if (before->contributors.get() != &contributors) {
-    // None ever goes.
-    contributors.ForEachChange(*before->contributors, put);
+absl::Status SqliteStore::AddStep(const Update& update, RowChanges* changes) const {
+  using Kind = RowChange::Kind;
+  if (update.put != nullptr) {
+    absl::StatusOr<int64_t> row = RowOf(update.put->uid);
+    if (!row.ok()) return row.status();
+    const layer::LayerSnapshot* const before = gone_.contains(update.put->uid) ? nullptr : update.replaces.get();
+    changes->Add({Kind::kStatistics, *row, 0, EncodeVersion(*update.put)});
+    if (before == nullptr || !ShareParameters(*before, *update.put)) {
+      changes->Add({Kind::kParameters, *row, 0, EncodeParameters(*update.put)});
+    }
+    const auto add = [&](absl::string_view name, int64_t sequence) {
+      changes->Add({Kind::kContributor, *row, sequence, name});
+    };
+    if (before == nullptr) {
+      update.put->contributors->ForEach(add);
+    } else if (before->contributors != update.put->contributors) {
+      // None ever goes.
+      update.put->contributors->ForEachChange(*before->contributors, add);
+    }
   }
-  return status;
+  if (!update.request.has_value()) return absl::OkStatus();
+  const RequestRecord& request = *update.request;
+  absl::StatusOr<int64_t> row = request.layer_uid.empty() ? kNoLayer : RowOf(request.layer_uid);
+  if (!row.ok()) return row.status();
+  if (update.forget_through > 0) {
+    changes->Add({Kind::kForgetRequests, *row, RequestKey(*row, update.forget_through), ""});
+  }
+  changes->Add({Kind::kRequest, RequestKey(*row, request.sequence), 0, EncodeRequest(request)});
+  return absl::OkStatus();
 }
 
 absl::Status SqliteStore::Remove(const GoneLayer& gone) {
   absl::StatusOr<int64_t> row = RowOf(gone.uid);
   if (!row.ok()) return row.status();
-  for (Statement* statement : {&delete_layer_, &delete_statistics_, &delete_parameters_, &delete_contributors_}) {
-    if (absl::Status status = statement->Bind(0, *row).Run(); !status.ok()) return status;
-  }
+  absl::Status status = delete_layer_.Bind(0, *row).Run();
+  if (status.ok()) status = steps_.RemoveLayer(*row);
+  if (!status.ok()) return status;
   const std::string bytes = EncodeGone(gone);
   return insert_gone_.Bind(0, *row).BindText(1, gone.uid).BindBlob(2, bytes).Run();
 }
@@ -377,19 +437,8 @@ absl::Status SqliteStore::Remove(const GoneLayer& gone) {
 absl::Status SqliteStore::Forget(const std::string& uid) {
   absl::StatusOr<int64_t> row = RowOf(uid);
   if (!row.ok()) return row.status();
-  if (absl::Status status = delete_gone_.Bind(0, *row).Run(); !status.ok()) return status;
-  return delete_requests_.Bind(0, RequestKey(*row, 0)).Bind(1, RequestKey(*row + 1, -1)).Run();
-}
-
-absl::Status SqliteStore::Record(const RequestRecord& request, int64_t forget_through) {
-  absl::StatusOr<int64_t> row = request.layer_uid.empty() ? kNoLayer : RowOf(request.layer_uid);
-  if (!row.ok()) return row.status();
-  if (forget_through > 0) {
-    absl::Status status = delete_requests_.Bind(0, RequestKey(*row, 0)).Bind(1, RequestKey(*row, forget_through)).Run();
-    if (!status.ok()) return status;
-  }
-  const std::string bytes = EncodeRequest(request);
-  return insert_request_.Bind(0, RequestKey(*row, request.sequence)).BindBlob(1, bytes).Run();
+  absl::Status status = delete_gone_.Bind(0, *row).Run();
+  return status.ok() ? steps_.RemoveRequests(*row) : status;
 }
 
 int64_t SqliteStore::TakeRow(const std::string& uid) {

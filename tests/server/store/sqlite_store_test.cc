@@ -4,15 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <cstring>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <map>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "tests/server/store/faulty_file_system.h"
 #include "tests/server/store/store_data.h"
 #include "tests/status_matchers.h"
 
@@ -28,70 +28,13 @@ using tests::Request;
 using tests::SomeLayer;
 using tests::StatusIs;
 
-// SQLite's view of the file system, with faults: the system's own methods, but writes and syncs fail on demand.
-class FaultyFileSystem {
- public:
-  static constexpr const char* kName = "normd-faulty";
-
-  // Code that every write (sync) of any file fails with; SQLITE_OK: none does.
-  static inline std::atomic<int> write_error = SQLITE_OK;
-  static inline std::atomic<int> sync_error = SQLITE_OK;
-  // Files are opened to be read only, as where the system says that they may be.
-  static inline std::atomic<bool> read_only = false;
-
-  static void Register() {
-    static const bool once = [] {
-      sqlite3_vfs* const system = sqlite3_vfs_find(nullptr);
-      static sqlite3_vfs faulty = *system;
-      faulty.zName = kName;
-      faulty.xOpen = [](sqlite3_vfs*, const char* name, sqlite3_file* file, int flags, int* out_flags) {
-        sqlite3_vfs* const real = sqlite3_vfs_find(nullptr);
-        if (read_only) flags = (flags & ~(SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE)) | SQLITE_OPEN_READONLY;
-        const int code = real->xOpen(real, name, file, flags, out_flags);
-        if (code != SQLITE_OK || file->pMethods == nullptr) return code;
-        file->pMethods = &Wrap(file->pMethods)->methods;
-        return code;
-      };
-      return sqlite3_vfs_register(&faulty, 0) == SQLITE_OK;
-    }();
-    ASSERT_TRUE(once);
-    write_error = SQLITE_OK;
-    sync_error = SQLITE_OK;
-    read_only = false;
-  }
-
- private:
-  // First, so that a file's methods lead to it.
-  struct Wrapped {
-    sqlite3_io_methods methods;
-    const sqlite3_io_methods* original;
-  };
-
-  static const sqlite3_io_methods* Original(sqlite3_file* file) {
-    return reinterpret_cast<const Wrapped*>(file->pMethods)->original;
-  }
-
-  // Databases and journals have methods of their own.
-  static const Wrapped* Wrap(const sqlite3_io_methods* original) {
-    static std::map<const sqlite3_io_methods*, Wrapped> wrapped;
-    const auto [found, added] = wrapped.try_emplace(original, Wrapped{*original, original});
-    found->second.methods.xWrite = [](sqlite3_file* file, const void* data, int size, sqlite3_int64 offset) {
-      return write_error != SQLITE_OK ? write_error.load() : Original(file)->xWrite(file, data, size, offset);
-    };
-    found->second.methods.xSync = [](sqlite3_file* file, int flags) {
-      return sync_error != SQLITE_OK ? sync_error.load() : Original(file)->xSync(file, flags);
-    };
-    return &found->second;
-  }
-};
-
 class SqliteStoreTest : public ::testing::Test {
  protected:
   SqliteStoreTest() {
     std::string pattern = (std::filesystem::temp_directory_path() / "normd_sqlite_XXXXXX").string();
     folder_ = mkdtemp(pattern.data());
     options_.path = folder_ + "/normd.db";
-    FaultyFileSystem::Register();
+    tests::FaultyFileSystem::Register();
   }
   ~SqliteStoreTest() override {
     store_.reset();
@@ -288,7 +231,7 @@ TEST_F(SqliteStoreTest, TheLogDoesNotGrowForEver) {
 }
 
 TEST_F(SqliteStoreTest, AWriteThatFailsChangesNothingAndMayComeAgain) {
-  options_.vfs = FaultyFileSystem::kName;
+  options_.vfs = tests::FaultyFileSystem::kName;
   Open();
   const auto first = SomeLayer("a", 1);
   ASSERT_THAT(store_->Write({Put(first)}), IsOk());
@@ -301,9 +244,10 @@ TEST_F(SqliteStoreTest, AWriteThatFailsChangesNothingAndMayComeAgain) {
   Open();
   ASSERT_THAT(Names(), IsOk());
   int n = 0;
-  for (const Fault& fault : {Fault{&FaultyFileSystem::write_error, SQLITE_FULL, StatusCode::kResourceExhausted},
-                             Fault{&FaultyFileSystem::write_error, SQLITE_IOERR_WRITE, StatusCode::kUnavailable},
-                             Fault{&FaultyFileSystem::sync_error, SQLITE_IOERR_FSYNC, StatusCode::kUnavailable}}) {
+  for (const Fault& fault :
+       {Fault{&tests::FaultyFileSystem::write_error, SQLITE_FULL, StatusCode::kResourceExhausted},
+        Fault{&tests::FaultyFileSystem::write_error, SQLITE_IOERR_WRITE, StatusCode::kUnavailable},
+        Fault{&tests::FaultyFileSystem::sync_error, SQLITE_IOERR_FSYNC, StatusCode::kUnavailable}}) {
     SCOPED_TRACE(fault.code);
     const std::string name = "b" + std::to_string(n++);
     *fault.where = fault.code;
@@ -320,11 +264,11 @@ TEST_F(SqliteStoreTest, RefusesAFileThatItMayNotWriteTo) {
   Open();
   ASSERT_THAT(store_->Write({Put(SomeLayer("a", 1))}), IsOk());
   store_.reset();
-  options_.vfs = FaultyFileSystem::kName;
-  FaultyFileSystem::read_only = true;
+  options_.vfs = tests::FaultyFileSystem::kName;
+  tests::FaultyFileSystem::read_only = true;
   EXPECT_THAT(SqliteStore::Open(options_),
               StatusIs(StatusCode::kFailedPrecondition, "normd.db: the file is read-only"));
-  FaultyFileSystem::read_only = false;
+  tests::FaultyFileSystem::read_only = false;
   Open();
   EXPECT_THAT(Names(), IsOkAndHolds(ElementsAre("a")));
 }

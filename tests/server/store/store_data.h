@@ -1,8 +1,11 @@
 #ifndef NORMD_TESTS_SERVER_STORE_STORE_DATA_H_
 #define NORMD_TESTS_SERVER_STORE_STORE_DATA_H_
 
+#include <gtest/gtest.h>
+
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "server/layer/content_hash.h"
 #include "server/layer/layer_state.h"
@@ -59,6 +62,35 @@ inline store::StateStore::SnapshotPtr SomeLayer(const std::string& name, double 
   snapshot->create_time = absl::FromUnixNanos(1'700'000'000'123'456'789);
   snapshot->update_time = absl::FromUnixNanos(1'800'000'000'987'654'321);
   return snapshot;
+}
+
+// The next version of a layer, as a training step makes it, with `seed` in its statistics.
+inline store::StateStore::SnapshotPtr NextStep(const layer::LayerSnapshot& before, double seed) {
+  auto next = std::make_shared<layer::LayerSnapshot>(before);
+  layer::Statistics statistics = *before.statistics;
+  for (double& mean : statistics.running_mean) mean = seed;
+  ++statistics.num_batches_tracked;
+  next->version = before.version + 1;
+  next->content_hash = layer::ContentHash(*before.config, statistics, *before.affine);
+  next->statistics = std::make_shared<layer::Statistics>(std::move(statistics));
+  return next;
+}
+
+inline void ExpectSame(const layer::LayerSnapshot& got, const layer::LayerSnapshot& want) {
+  EXPECT_EQ(got.name, want.name);
+  EXPECT_EQ(got.uid, want.uid);
+  EXPECT_EQ(got.preset, want.preset);
+  EXPECT_EQ(*got.config, *want.config);
+  EXPECT_EQ(*got.statistics, *want.statistics);
+  EXPECT_EQ(*got.affine, *want.affine);
+  EXPECT_EQ(*got.optimizer, *want.optimizer);
+  EXPECT_EQ(*got.contributors, *want.contributors);
+  EXPECT_EQ(got.version, want.version);
+  EXPECT_EQ(got.config_version, want.config_version);
+  EXPECT_EQ(got.content_hash, want.content_hash);
+  EXPECT_EQ(got.create_time, want.create_time);
+  EXPECT_EQ(got.update_time, want.update_time);
+  EXPECT_EQ(got.affine_group, want.affine_group);
 }
 
 inline store::Update Put(store::StateStore::SnapshotPtr snapshot, store::StateStore::SnapshotPtr replaces = nullptr) {
