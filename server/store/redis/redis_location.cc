@@ -3,20 +3,40 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <iterator>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 
 namespace normd::store {
 namespace {
 
-// Of user and password, in which ':', '@' and '/' must be written as %XX.
+constexpr absl::string_view kOptionNames[] = {"prefix",     "wait",     "wait-timeout-ms", "connect-timeout-ms",
+                                              "timeout-ms", "retry-ms", "lease-ms",        "ca",
+                                              "cert",       "key"};
+
+// Where the '@' stands that ends user and password, or npos. An '@' in the options is not it; but what follows a '?' is
+// options only if it begins like one that there is: else it may well be the rest of a password that holds a raw '?'.
+std::size_t EndOfCredentials(absl::string_view text) {
+  std::size_t options = text.find('?');
+  while (options != absl::string_view::npos &&
+         std::none_of(std::begin(kOptionNames), std::end(kOptionNames), [&](absl::string_view name) {
+           return absl::StartsWith(text.substr(options + 1), absl::StrCat(name, "="));
+         })) {
+    options = text.find('?', options + 1);
+  }
+  return text.substr(0, options).rfind('@');
+}
+
+// Of user and password, in which ':', '@', '/' and '?' must be written as %XX.
 absl::StatusOr<std::string> PercentDecoded(absl::string_view text) {
   std::string decoded;
   for (std::size_t i = 0; i < text.size(); ++i) {
@@ -89,9 +109,8 @@ absl::Status SetOption(absl::string_view name, absl::string_view value, RedisLoc
     *file = std::string(value);
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "unknown option '", name,
-      "', want prefix, wait, wait-timeout-ms, connect-timeout-ms, timeout-ms, retry-ms, lease-ms, ca, cert or key"));
+  return absl::InvalidArgumentError(
+      absl::StrCat("unknown option '", name, "', want one of ", absl::StrJoin(kOptionNames, ", ")));
 }
 
 absl::StatusOr<RedisLocation> Parse(absl::string_view url) {
@@ -109,6 +128,10 @@ absl::StatusOr<RedisLocation> Parse(absl::string_view url) {
   }
   if (!absl::ConsumePrefix(&rest, "://")) return absl::InvalidArgumentError("it has no ://");
 
+  // Before any message below can quote a piece of it.
+  if (const std::size_t at = EndOfCredentials(rest); at != absl::string_view::npos && rest.find('?') < at) {
+    return absl::InvalidArgumentError("there is a '?' before the last '@': in user or password it is written as %3F");
+  }
   const std::pair<absl::string_view, absl::string_view> parts = absl::StrSplit(rest, absl::MaxSplits('?', 1));
   absl::string_view authority = parts.first;
   if (const std::size_t at = authority.rfind('@'); at != absl::string_view::npos) {
@@ -176,7 +199,7 @@ absl::StatusOr<RedisLocation> ParseRedisLocation(absl::string_view url) {
 std::string WithoutPassword(absl::string_view location) {
   if (!IsRedisLocation(location)) return std::string(location);
   const std::size_t begin = location.find("://");
-  const std::size_t at = location.substr(0, location.find('?')).rfind('@');
+  const std::size_t at = EndOfCredentials(location);
   if (begin == absl::string_view::npos || at == absl::string_view::npos) return std::string(location);
   const std::size_t colon = location.find(':', begin + 3);
   if (colon >= at) return std::string(location);

@@ -60,7 +60,8 @@ TEST(RedisLocationTest, SaysWhatIsWrongButNotThePassword) {
         std::pair("redis://u:secret@a?wait=-1", "wait is '-1', want 0 to 100"),
         std::pair("redis://u:secret@a?prefix={x}", "without braces"),
         std::pair("redis://u:secret@a?ca=/x", "ca needs TLS"), std::pair("redis://u:secret%2@a", "two hex digits"),
-        std::pair("redis:u:secret@a", "no ://")}) {
+        std::pair("redis://u:secret?x@a", "'?' before the last '@'"),
+        std::pair("redis://u:x?secret@a?wait=1", "written as %3F"), std::pair("redis:u:secret@a", "no ://")}) {
     const auto parsed = ParseRedisLocation(url);
     EXPECT_THAT(parsed, StatusIs(StatusCode::kInvalidArgument, cause)) << url;
     if (std::string(url).find("://") != std::string::npos) {
@@ -68,6 +69,9 @@ TEST(RedisLocationTest, SaysWhatIsWrongButNotThePassword) {
     }
   }
   EXPECT_EQ(WithoutPassword("redis://u:se:cr@et@h:1/2?prefix=a@b"), "redis://u:***@h:1/2?prefix=a@b");
+  EXPECT_EQ(WithoutPassword("redis://u:sec?ret@h:1"), "redis://u:***@h:1");
+  EXPECT_EQ(WithoutPassword("redis://u:s@e?c@ret@h:1?wait=1&prefix=a@b"), "redis://u:***@h:1?wait=1&prefix=a@b");
+  EXPECT_EQ(WithoutPassword("redis://h:1?prefix=a@b"), "redis://h:1?prefix=a@b");
   EXPECT_EQ(WithoutPassword("redis://h:1"), "redis://h:1");
   EXPECT_EQ(WithoutPassword("sqlite:/a:b@c"), "sqlite:/a:b@c");
 }
