@@ -24,3 +24,6 @@ buf=$(tests/buf.sh)
 "$buf" lint proto
 "$buf" format --diff --exit-code proto
 echo "buf: protos clean"
+
+docs/make_api_reference.py --check
+echo "docs/api.md: up to date"
