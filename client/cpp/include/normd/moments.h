@@ -15,12 +15,11 @@ namespace normd {
 struct Moments {
   // Values per channel. Where it is 0, the rest means nothing.
   std::vector<int64_t> count = {};
-  std::vector<double> mean = {};
+  std::vector<double> mean = {};  // Per channel.
   // Sum of squared deviations from the mean.
   std::vector<double> m2 = {};
-  // Smallest and largest; may be empty: not known.
-  std::vector<double> min = {};
-  std::vector<double> max = {};
+  std::vector<double> min = {};  // Smallest value per channel; may be empty: not known.
+  std::vector<double> max = {};  // Largest value per channel; may be empty: not known.
   // Values that were NaN or infinite and are in none of the above; may be empty: none. The layer's non_finite_policy
   // decides what they do; clear the list to have left them out for good.
   std::vector<int64_t> non_finite_count = {};

@@ -21,8 +21,8 @@ struct RetryPolicy {
   // Pause before the second attempt; each further one is `multiplier` times longer, up to `max_backoff`. The real pause
   // is a random part of that, between one half and the whole.
   absl::Duration initial_backoff = absl::Milliseconds(50);
-  absl::Duration max_backoff = absl::Seconds(2);
-  double multiplier = 2.0;
+  absl::Duration max_backoff = absl::Seconds(2);  // Longest pause.
+  double multiplier = 2.0;                        // From one pause to the next; below 1 counts as 1.
 };
 
 // How tensors travel.
@@ -39,7 +39,7 @@ enum class Transport {
 struct ClientOptions {
   // For every call that sets none of its own; counts all attempts and pauses together.
   absl::Duration timeout = absl::Seconds(30);
-  RetryPolicy retry;
+  RetryPolicy retry;  // When and how often a call is tried again.
   // Largest message to receive. The server's own limit holds for what is sent.
   int64_t max_message_bytes = int64_t{1} << 30;
   // Most memory for tensors that are being sent, results that have not been let go of, and what is kept warm for the
@@ -47,7 +47,7 @@ struct ClientOptions {
   // beside it.
   int64_t max_buffer_bytes = int64_t{16} << 30;
 
-  Transport transport = Transport::kGrpc;
+  Transport transport = Transport::kGrpc;  // How tensors travel.
   // Tensors with fewer bytes travel in the messages, where they are as fast.
   int64_t shared_memory_min_bytes = 64 << 10;
   // Most shared memory to hold; the server has a limit of its own.
@@ -59,8 +59,10 @@ struct ClientOptions {
 
 // Settings of one call; they win over ClientOptions.
 struct CallOptions {
+  // Of all attempts and pauses together; DEADLINE_EXCEEDED when it has passed. Default: ClientOptions::timeout.
   std::optional<absl::Duration> timeout = std::nullopt;
-  // Of a mutation. Default: a fresh random one. Give your own to make a call idempotent across restarts of the caller.
+  // Of a mutation, at most 128 bytes. Default: a fresh random one. Give your own to make a call idempotent across
+  // restarts of the caller.
   std::string request_id = {};
   // The trace that the call belongs to, as W3C's Trace Context writes it:
   // "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01". The server's log lines of the call then name trace and

@@ -26,6 +26,7 @@ namespace internal {
 class LayerVersion;
 }  // namespace internal
 
+// Settings of a RunningNormalizer.
 struct RunningNormalizerOptions {
   // Make the layer if there is none, with preset "rl_observation" and these bounds. A layer that exists keeps its own.
   bool create = true;
@@ -54,17 +55,18 @@ struct RunningNormalizerOptions {
 
 // What a normalizer normalizes with: the layer at one version. A plain value.
 struct RunningStatistics {
-  int64_t version = 0;
-  // Per channel: what Stable-Baselines3 calls obs_rms.mean and obs_rms.var. 0 and 1 until somebody has pushed.
+  int64_t version = 0;  // Of the layer.
+  // Per channel: what Stable-Baselines3 calls obs_rms.mean; 0 until somebody has pushed.
   std::vector<double> mean;
+  // The same of obs_rms.var; 1 until somebody has pushed.
   std::vector<double> var;
   // Observations behind them, of all actors; of the channel that has the most.
   double count = 0;
-  double eps = 0;
-  std::optional<double> clip;
+  double eps = 0;              // Of the layer: added to var before the square root.
+  std::optional<double> clip;  // Of the layer: bound on normalized values.
   // Empty on a layer without affine, as rl_observation makes it.
   std::vector<double> gamma;
-  std::vector<double> beta;
+  std::vector<double> beta;  // As gamma.
 };
 
 // Normalizes observations with the statistics of everything that all actors have seen: one layer on the server, and a
@@ -106,25 +108,31 @@ class RunningNormalizer {
   // a tensor is as one for Client::TrainStep. INVALID_ARGUMENT, and nothing was added: a shape that does not fit, or
   // NaN or infinity unless skip_non_finite is set.
   absl::Status Observe(absl::Span<const float> x) { return Observe(Rows(x)); }
+  // The same of float64.
   absl::Status Observe(absl::Span<const double> x) { return Observe(Rows(x)); }
+  // The same of a tensor with num_channels channels.
   absl::Status Observe(const TensorView& x);
 
   // y = gamma * clamp((x - mean) / sqrt(var + eps), -clip, clip) + beta, with the numbers of statistics(): the bits of
   // Client::Infer at that version. `y` is as long as x and may be x; any other overlap is not allowed. NaN stays NaN.
   // INVALID_ARGUMENT, and nothing was written: a shape that does not fit, or a `y` of another length.
   absl::Status Normalize(absl::Span<const float> x, absl::Span<float> y) const { return Normalize(Rows(x), Bytes(y)); }
+  // The same of float64.
   absl::Status Normalize(absl::Span<const double> x, absl::Span<double> y) const {
     return Normalize(Rows(x), Bytes(y));
   }
+  // The same of a tensor; `y` is as long as x.data.
   absl::Status Normalize(const TensorView& x, absl::Span<char> y) const;
 
   // The inverse, but for what clip has cut off: the bits of Client::Denormalize. FAILED_PRECONDITION: gamma is 0.
   absl::Status Denormalize(absl::Span<const float> y, absl::Span<float> x) const {
     return Denormalize(Rows(y), Bytes(x));
   }
+  // The same of float64.
   absl::Status Denormalize(absl::Span<const double> y, absl::Span<double> x) const {
     return Denormalize(Rows(y), Bytes(x));
   }
+  // The same of a tensor; `x` is as long as y.data.
   absl::Status Denormalize(const TensorView& y, absl::Span<char> x) const;
 
   // The version in use: that of the last push, or of Open. Stays what it is.

@@ -12,21 +12,21 @@ namespace normd {
 
 // Which layers: this one or, without it, all whose name starts with `prefix`.
 struct LayerSelection {
-  std::string layer;
-  std::string prefix;
+  std::string layer;   // Its name.
+  std::string prefix;  // Empty, as `layer` is: every layer.
 };
 
 // What a snapshot is, without what it holds.
 struct Snapshot {
-  std::string name;
-  LayerSelection selection;
-  int64_t num_layers = 0;
-  absl::Time create_time;
+  std::string name;          // Unique on the server.
+  LayerSelection selection;  // What it was made of.
+  int64_t num_layers = 0;    // Layers in it.
+  absl::Time create_time;    // When it was made.
 };
 
 // Which layers of a snapshot or a backup come back, and as what.
 struct RestoreSelection {
-  LayerSelection selection;
+  LayerSelection selection;  // Default: all of it.
   // Absent: under their names. Otherwise `selection.layer`'s new name, or what takes the place of `selection.prefix`.
   std::optional<std::string> new_name;
 };

@@ -22,6 +22,7 @@ struct InferResult;
 struct BackwardOptions;
 struct BackwardResult;
 
+// Settings of Client::OpenSteps.
 struct StepStreamOptions {
   // Of the stream as a whole, and so of all its calls. Default: none.
   std::optional<absl::Duration> timeout;
@@ -45,15 +46,18 @@ class StepStream {
   // one.
   virtual ~StepStream() = default;
 
-  // Each as the method of Client with the same name. `done` runs once, on a thread of the client's, one at a time and
-  // in the order of the calls; it must not block. Blocks while max_in_flight calls are unanswered, unless called from
-  // inside a `done`. Tensors without an owner are copied before it returns.
+  // Each of these as the method of Client with the same name. `done` runs once, on a thread of the client's, one at a
+  // time and in the order of the calls; it must not block. Blocks while max_in_flight calls are unanswered, unless
+  // called from inside a `done`. Tensors without an owner are copied before it returns.
   virtual void TrainStep(absl::string_view layer, const TensorView& x, const TrainStepOptions& options,
                          std::function<void(absl::StatusOr<TrainStepResult>)> done) = 0;
+  // As TrainStep.
   virtual void Infer(absl::string_view layer, const TensorView& x, const InferOptions& options,
                      std::function<void(absl::StatusOr<InferResult>)> done) = 0;
+  // As TrainStep.
   virtual void Denormalize(absl::string_view layer, const TensorView& y, const InferOptions& options,
                            std::function<void(absl::StatusOr<InferResult>)> done) = 0;
+  // As TrainStep.
   virtual void Backward(absl::string_view layer, const TensorView& x, const TensorView& dy,
                         const BackwardOptions& options, std::function<void(absl::StatusOr<BackwardResult>)> done) = 0;
 
@@ -64,9 +68,9 @@ class StepStream {
 
 // A tensor that is not in memory as a whole: what it is, and how much of it travels at a time.
 struct ChunkedTensor {
-  DType dtype = DType::kFloat32;
-  std::vector<int64_t> shape;
-  Layout layout = Layout::kChannelsFirst;
+  DType dtype = DType::kFloat32;           // Of its elements.
+  std::vector<int64_t> shape;              // Extents, outermost first; 2 to 8 of them.
+  Layout layout = Layout::kChannelsFirst;  // Where the channels are.
   // Whole elements are sent, so this is rounded down. A few chunks are in memory at a time, here and there.
   int64_t chunk_bytes = int64_t{1} << 20;
 };

@@ -17,27 +17,34 @@
 namespace normd {
 
 // Element types that the server takes: float, double, Float16 and BFloat16.
-enum class DType { kFloat32, kFloat64, kFloat16, kBFloat16 };
-
-// The 16-bit elements as they stand in memory, for which C++20 has no types. Arrays of another library's type with the
-// same bits (half, __half, c10::BFloat16) may be passed as these with a reinterpret_cast of the pointer.
-//
-// IEEE 754 binary16.
-struct Float16 {
-  uint16_t bits = 0;
+enum class DType {
+  kFloat32,   // float, IEEE 754 binary32.
+  kFloat64,   // double, IEEE 754 binary64.
+  kFloat16,   // Float16, IEEE 754 binary16.
+  kBFloat16,  // BFloat16, the upper half of a binary32.
 };
 
-// The upper half of a binary32.
+// An IEEE 754 binary16 as it stands in memory, since C++20 has no type for it. Arrays of another library's type with
+// the same bits (half, __half) may be passed as these with a reinterpret_cast of the pointer.
+struct Float16 {
+  uint16_t bits = 0;  // Sign, 5 bits of exponent, 10 of fraction.
+};
+
+// The upper half of a binary32; as Float16 (c10::BFloat16, __nv_bfloat16).
 struct BFloat16 {
-  uint16_t bits = 0;
+  uint16_t bits = 0;  // Sign, 8 bits of exponent, 7 of fraction.
 };
 
 // The same number, exactly; NaN stays NaN.
 float ToFloat(Float16 value);
+// The same number, exactly; NaN stays NaN.
 float ToFloat(BFloat16 value);
 
-// Which dimension holds the channels: dimension 1 (N,C,...) or the last one (N,...,C).
-enum class Layout { kChannelsFirst, kChannelsLast };
+// Which dimension holds the channels.
+enum class Layout {
+  kChannelsFirst,  // Dimension 1: (N,C), (N,C,L), (N,C,H,W).
+  kChannelsLast,   // The last one: (N,C), (N,L,C), (N,H,W,C).
+};
 
 // Bytes of one element.
 std::size_t ElementBytes(DType dtype);
@@ -49,9 +56,9 @@ absl::string_view NameOf(DType dtype);
 // outlive the call that it is given to (the synchronous calls, and the start of the asynchronous ones), which copies it
 // once: gRPC may read what it sends for some time after a call has timed out.
 struct TensorView {
-  DType dtype = DType::kFloat32;
-  std::vector<int64_t> shape;
-  Layout layout = Layout::kChannelsFirst;
+  DType dtype = DType::kFloat32;           // Of the elements.
+  std::vector<int64_t> shape;              // Extents, outermost first; 2 to 8 of them, each at least 1.
+  Layout layout = Layout::kChannelsFirst;  // Where the channels are.
   // The elements in this machine's (little-endian) order: product(shape) * ElementBytes(dtype) bytes.
   absl::Span<const char> data;
   // Optional. Keeps the elements alive; with it they are sent from where they stand, without a copy, and must not
@@ -62,13 +69,18 @@ struct TensorView {
   //   view.owner = values;
   std::shared_ptr<const void> owner;
 
+  // Of no elements: fill the members in.
   TensorView() = default;
+  // Of values that stay the caller's; as many as the extents' product, which the calls check and this does not.
   TensorView(absl::Span<const float> values, std::vector<int64_t> extents, Layout where = Layout::kChannelsFirst)
       : dtype(DType::kFloat32), shape(std::move(extents)), layout(where), data(Bytes(values)) {}
+  // The same of float64.
   TensorView(absl::Span<const double> values, std::vector<int64_t> extents, Layout where = Layout::kChannelsFirst)
       : dtype(DType::kFloat64), shape(std::move(extents)), layout(where), data(Bytes(values)) {}
+  // The same of float16.
   TensorView(absl::Span<const Float16> values, std::vector<int64_t> extents, Layout where = Layout::kChannelsFirst)
       : dtype(DType::kFloat16), shape(std::move(extents)), layout(where), data(Bytes(values)) {}
+  // The same of bfloat16.
   TensorView(absl::Span<const BFloat16> values, std::vector<int64_t> extents, Layout where = Layout::kChannelsFirst)
       : dtype(DType::kBFloat16), shape(std::move(extents)), layout(where), data(Bytes(values)) {}
 
@@ -99,10 +111,15 @@ class Tensor {
   static absl::StatusOr<Tensor> Allocate(DType dtype, std::vector<int64_t> shape,
                                          Layout layout = Layout::kChannelsFirst);
 
+  // Of the elements.
   DType dtype() const { return dtype_; }
+  // Extents, outermost first.
   const std::vector<int64_t>& shape() const { return shape_; }
+  // Where the channels are.
   Layout layout() const { return layout_; }
+  // The elements, row-major: the last extent varies fastest.
   absl::Span<const char> bytes() const { return {memory_.get(), size_bytes_}; }
+  // Whether there are no elements.
   bool empty() const { return size_bytes_ == 0; }
 
   // The elements, T being float, double, Float16 or BFloat16. REQUIRES T to be the type that dtype() names; otherwise
@@ -117,6 +134,7 @@ class Tensor {
   // off - this tensor gets new ones first, with the same values, on memory of no pool; so what was sent stays what it
   // was. Spans that were taken before do not follow.
   absl::Span<char> mutable_bytes();
+  // mutable_bytes as elements; T as for values.
   template <typename T>
   absl::Span<T> mutable_values() {
     if (dtype_ != DTypeOf<T>()) return {};

@@ -14,16 +14,16 @@ namespace normd {
 
 // A version of a layer that one has.
 struct KnownLayer {
-  std::string name;
-  std::string uid;
-  int64_t version = 0;
+  std::string name;     // As in Layer.
+  std::string uid;      // As in Layer; another layer of that name comes anew.
+  int64_t version = 0;  // Comes again when it is newer.
 };
 
 // What to watch.
 struct WatchOptions {
   // These layers; NOT_FOUND: one does not exist. Empty: all whose name starts with `prefix`, those to come included.
   std::vector<std::string> names;
-  std::string prefix;
+  std::string prefix;  // Where `names` is empty; empty, too: all layers.
   // With Layer::state, which holds all that it takes to normalize without the server.
   bool with_state = true;
   // At least this long between two changes of one layer, up to 1 hour; what lies between is left out.
@@ -32,6 +32,7 @@ struct WatchOptions {
   std::vector<KnownLayer> known;
 };
 
+// What LayerWatch::Next returns.
 struct LayerChange {
   // As it is now. Of a deleted layer name, uid and last known version only.
   Layer layer;
