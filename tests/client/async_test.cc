@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "normd/client.h"
-#include "tests/client/fake_server.h"
+#include "normd/testing/fake_server.h"
 
 namespace normd {
 namespace {

@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "normd/testing/fake_server.h"
 #include "normd/version.h"
-#include "tests/client/fake_server.h"
 
 namespace normd {
 namespace {

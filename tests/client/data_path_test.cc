@@ -12,7 +12,7 @@
 
 #include "client/cpp/src/tensor_call.h"
 #include "normd/client.h"
-#include "tests/client/fake_server.h"
+#include "normd/testing/fake_server.h"
 
 // What happens to the bytes of tensors on their way: where they are copied, who keeps them, where they end up.
 namespace normd {

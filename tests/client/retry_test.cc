@@ -1,4 +1,7 @@
 #include <gmock/gmock.h>
+#include <grpcpp/security/server_credentials.h>
+#include <grpcpp/server.h>
+#include <grpcpp/server_builder.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -10,9 +13,10 @@
 #include <vector>
 
 #include "client/cpp/src/client.h"
+#include "normd/testing/fake_server.h"
 #include "normd/v1/error_details.pb.h"
+#include "normd/v1/layer_service.grpc.pb.h"
 #include "tests/client/fake_runtime.h"
-#include "tests/client/fake_server.h"
 
 namespace normd {
 namespace {

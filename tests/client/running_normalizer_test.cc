@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "normd/client.h"
-#include "tests/client/fake_server.h"
+#include "normd/testing/fake_server.h"
 #include "tests/integration/test_server.h"
 #include "tests/status_matchers.h"
 

@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "normd/client.h"
-#include "tests/client/fake_server.h"
+#include "normd/testing/fake_server.h"
 #include "tests/client/fake_shared_memory.h"
 
 namespace normd {

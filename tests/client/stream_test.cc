@@ -15,8 +15,10 @@
 #include <thread>
 #include <vector>
 
+#include "client/cpp/src/handover.h"
 #include "normd/client.h"
-#include "tests/client/fake_server.h"
+#include "normd/testing/fake_server.h"
+#include "normd/v1/normalization_service.grpc.pb.h"
 
 namespace normd {
 namespace {

@@ -10,8 +10,8 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "normd/testing/fake_server.h"
 #include "tests/client/cli/normctl_fixture.h"
-#include "tests/client/fake_server.h"
 
 // `normctl bench`, the program itself.
 namespace normd {
