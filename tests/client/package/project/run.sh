@@ -1,7 +1,7 @@
 #!/bin/sh
-# run.sh NORMD APP SOCKET: runs APP against a server on SOCKET, and ends the server whatever happens.
+# run.sh NORMD SOCKET APP: runs APP against a server on SOCKET, and ends the server whatever happens.
 set -eu
-server=$1 app=$2 socket=$3
+server=$1 socket=$2 app=$3
 
 "$server" --store memory --listen "" --unix-socket "$socket" &
 pid=$!
