@@ -1,6 +1,7 @@
 #include "normd/client.h"
 
 #include <gmock/gmock.h>
+#include <grpc/grpc.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <gtest/gtest.h>
 
@@ -457,6 +458,12 @@ TEST(HealthTest, SaysWhatTheStandardServiceSays) {
 TEST(HealthTest, AServerWithoutTheServiceIsUnimplemented) {
   FakeServer server;
   EXPECT_EQ(Client::Connect(server.target())->Health().status().code(), absl::StatusCode::kUnimplemented);
+}
+
+// Otherwise the last client to go may wait for 10 s.
+TEST(ConnectTest, LeavesGrpcUpWhenTheLastClientGoes) {
+  Client::Connect("127.0.0.1:1").reset();
+  EXPECT_NE(grpc_is_initialized(), 0);
 }
 
 TEST(VersionTest, IsThreeNumbers) {

@@ -1,5 +1,6 @@
 #include "client/cpp/src/connection.h"
 
+#include <grpc/grpc.h>
 #include <grpc/support/time.h>
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
@@ -23,7 +24,15 @@ int ToMilliseconds(absl::Duration duration) {
   return static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(duration), 0, std::numeric_limits<int>::max()));
 }
 
+// gRPC takes itself down with its last channel, and waits for a thread of its own that may be polling for 10 s: so long
+// a program would take to end, and it would start gRPC again with the next client.
+void KeepGrpcUp() {
+  static const bool up = (grpc_init(), true);
+  static_cast<void>(up);
+}
+
 std::shared_ptr<grpc::Channel> OpenChannel(const std::string& target, const ClientOptions& options) {
+  KeepGrpcUp();
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(
       static_cast<int>(std::clamp<int64_t>(options.max_message_bytes, 0, std::numeric_limits<int>::max())));
