@@ -83,7 +83,7 @@ absl::Status Run(const char* address) {
     options.timeout = call == 321 ? absl::ZeroDuration() : absl::Seconds(10);
     // x is copied before InferAsync returns, so it may go. `done` runs on a thread of the client's and must not block.
     client->InferAsync(kLayer, normd::TensorView(x, {kRows, num_channels}), options,
-                       [&results, &places, call](absl::StatusOr<normd::InferResult> result) {
+                       [&results, &places, call](const absl::StatusOr<normd::InferResult>& result) {
                          results.Add(call, result);
                          places.release();
                        });

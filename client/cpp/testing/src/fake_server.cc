@@ -97,7 +97,7 @@ class NormalizationService : public v1::NormalizationService::Service {
   static grpc::Status Serve(const F& serve, grpc::ServerContext* context, S* stream) {
     internal::handover::Take();
     if (serve == nullptr) return {grpc::StatusCode::UNIMPLEMENTED, "the FakeServer has no such stream"};
-    const grpc::Status status = serve(context, stream);
+    grpc::Status status = serve(context, stream);
     internal::handover::Give();
     return status;
   }
