@@ -68,28 +68,32 @@ std::string CheckListen(const std::string& address) {
   return address.empty() ? "" : std::string(ParseHostPort(address).status().message());
 }
 
-}  // namespace
+// An option in seconds, for `target`, whose value is the default.
+CLI::Option* AddSeconds(CLI::App& app, const std::string& name, absl::Duration* target,
+                        const std::string& description) {
+  return app
+      .add_option_function<double>(
+          name, [target](double seconds) { *target = absl::Seconds(seconds); }, description)
+      ->default_str(absl::StrCat(absl::ToDoubleSeconds(*target)));
+}
 
-absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
-  CommandLine result;
-  ServerOptions& server = result.server;
-  std::string log_level = "info";
-  std::string log_format = "text";
-  double drain_timeout_s = absl::ToDoubleSeconds(result.drain_timeout);
-  double release_memory_after_s = absl::ToDoubleSeconds(server.release_memory_after);
-  server.store.location = DefaultStore();
-  std::string durability = "process";
-  std::string password_file;
-  double sync_interval_s = absl::ToDoubleSeconds(server.store.sync_interval);
-  double log_slow_calls_after_s = 0;
-  double request_window_s = absl::ToDoubleSeconds(server.limits.requests.window);
+// The options, in groups that the help shows; each writes to `command`.
 
-  CLI::App app("normd: shared, versioned normalization layers over gRPC", "normd");
-  app.option_defaults()->always_capture_default();
-  app.add_option("--listen", server.listen, "HOST:PORT to listen on; port 0 picks a free one; \"\" turns TCP off")
+void AddListenOptions(CLI::App& app, CommandLine& command) {
+  app.option_defaults()->group("Listening and stopping");
+  app.add_option("--listen", command.server.listen,
+                 "HOST:PORT to listen on; port 0 picks a free one; \"\" turns TCP off")
       ->check(CLI::Validator(CheckListen, "HOST:PORT"));
-  app.add_option("--unix-socket", server.unix_socket, "Path of a Unix socket to listen on as well")->type_name("PATH");
-  app.add_option("--store", server.store.location,
+  app.add_option("--unix-socket", command.server.unix_socket, "Path of a Unix socket to listen on as well")
+      ->type_name("PATH");
+  AddSeconds(app, "--drain-timeout", &command.drain_timeout, "Seconds that running calls get after SIGTERM or SIGINT")
+      ->check(CLI::Range(0.0, 86400.0));
+}
+
+void AddStoreOptions(CLI::App& app, CommandLine& command, std::string& password_file) {
+  store::StoreOptions& store = command.server.store;
+  app.option_defaults()->group("State");
+  app.add_option("--store", store.location,
                  absl::StrCat(
                      "Where layers are kept: sqlite:PATH; memory, which forgets them when the server stops; or Redis: ",
                      store::kRedisForms, ", with ?prefix=... and other options"))
@@ -100,33 +104,44 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
          "--store-password-file", password_file,
          "File with the password of Redis on its first line; else the variable NORMD_STORE_PASSWORD is looked at")
       ->type_name("FILE");
-  app.add_option("--durability", durability,
-                 "What an answered update survives in sqlite: process (a kill), power (a loss of power; waits for the "
-                 "disk), periodic (as process, and all but the last --sync-interval survives a loss of power)")
+  app.add_option_function<std::string>(
+         "--durability", [&store](const std::string& name) { store.durability = ParseDurability(name); },
+         "What an answered update survives in sqlite: process (a kill), power (a loss of power; waits for the "
+         "disk), periodic (as process, and all but the last --sync-interval survives a loss of power)")
+      ->default_str("process")
       ->check(CLI::IsMember({"process", "power", "periodic"}));
-  app.add_option("--sync-interval", sync_interval_s, "Seconds between two writes to the disk with periodic")
+  AddSeconds(app, "--sync-interval", &store.sync_interval, "Seconds between two writes to the disk with periodic")
       ->check(CLI::Range(0.001, 86400.0));
-  app.add_option("--request-window", request_window_s, "Seconds for which a mutation's request_id is remembered")
-      ->check(CLI::Range(0.0, 366 * 86400.0));
-  app.add_option("--max-layer-requests", server.limits.requests.per_layer, "Most request_ids remembered of one layer")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  app.add_option("--max-requests", server.limits.requests.total,
-                 "Most request_ids remembered of all layers, 300 bytes each")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
-  app.add_option("--kept-versions", server.limits.versions.per_layer,
+}
+
+void AddLayerOptions(CLI::App& app, CommandLine& command) {
+  registry::RegistryOptions& limits = command.server.limits;
+  app.option_defaults()->group("Layers");
+  app.add_option("--max-layers", limits.max_layers, "Most layers; more get RESOURCE_EXHAUSTED")
+      ->check(CLI::Range(int64_t{1}, int64_t{1'000'000'000}));
+  app.add_option("--max-channels", limits.max_channels, "Most channels of one layer")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 27));
+  app.add_option("--kept-versions", limits.versions.per_layer,
                  "Versions of a layer, before its newest, that readers may still ask for")
       ->check(CLI::Range(int64_t{0}, int64_t{1'000'000}));
-  app.add_option("--max-kept-version-bytes", server.limits.versions.total_bytes,
+  app.add_option("--max-kept-version-bytes", limits.versions.total_bytes,
                  "Most memory of the kept versions of all layers")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 50));
-  app.add_option("--log-level", log_level, "Least important lines to log; debug has one line per call")
-      ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
-  app.add_option("--log-format", log_format, "Form of the log lines on stderr")->check(CLI::IsMember({"text", "json"}));
-  app.add_option("--log-slow-calls-after", log_slow_calls_after_s,
-                 "Seconds after which a call gets a line at level warn; 0: never")
-      ->check(CLI::Range(0.0, 86400.0));
-  app.add_option("--drain-timeout", drain_timeout_s, "Seconds that running calls get after SIGTERM or SIGINT")
-      ->check(CLI::Range(0.0, 86400.0));
+  AddSeconds(app, "--request-window", &limits.requests.window,
+             "Seconds for which a mutation's request_id is remembered")
+      ->check(CLI::Range(0.0, 366 * 86400.0));
+  app.add_option("--max-layer-requests", limits.requests.per_layer, "Most request_ids remembered of one layer")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+  app.add_option("--max-requests", limits.requests.total, "Most request_ids remembered of all layers, 300 bytes each")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40));
+}
+
+void AddCallOptions(CLI::App& app, CommandLine& command) {
+  ServerOptions& server = command.server;
+  app.option_defaults()->group("Calls and memory");
+  app.add_option("--threads", server.threads,
+                 "Cores that one large tensor may use; 0: what the affinity mask and the cgroup quota allow")
+      ->check(CLI::Range(0, 1024));
   app.add_option("--max-message-bytes", server.max_message_bytes, "Largest request; larger ones get RESOURCE_EXHAUSTED")
       ->check(CLI::Range(int64_t{1024}, kMaxMessageBytes));
   app.add_option("--memory-budget", server.memory_budget_bytes,
@@ -135,16 +150,14 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   app.add_option("--max-waiting-calls", server.max_waiting_calls,
                  "Calls with large tensors that may wait; more get RESOURCE_EXHAUSTED")
       ->check(CLI::Range(int64_t{1}, int64_t{1'000'000}));
-  app.add_option("--release-memory-after", release_memory_after_s,
-                 "Seconds without a call after which unused memory goes back to the system; 0: never")
+  AddSeconds(app, "--release-memory-after", &server.release_memory_after,
+             "Seconds without a call after which unused memory goes back to the system; 0: never")
       ->check(CLI::Range(0.0, 86400.0));
-  app.add_option("--max-layers", server.limits.max_layers, "Most layers; more get RESOURCE_EXHAUSTED")
-      ->check(CLI::Range(int64_t{1}, int64_t{1'000'000'000}));
-  app.add_option("--max-channels", server.limits.max_channels, "Most channels of one layer")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 27));
-  app.add_option("--threads", server.threads,
-                 "Cores that one large tensor may use; 0: what the affinity mask and the cgroup quota allow")
-      ->check(CLI::Range(0, 1024));
+}
+
+void AddSharedMemoryOptions(CLI::App& app, CommandLine& command) {
+  ServerOptions& server = command.server;
+  app.option_defaults()->group("Shared memory");
   CLI::Option* const shared_memory =
       app.add_flag("--shared-memory", server.shared_memory,
                    "Let clients on this host pass tensors in POSIX shared memory that they register");
@@ -154,12 +167,57 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   app.add_option("--max-shared-memory-bytes", server.max_shared_memory_bytes,
                  "Most bytes of registered shared memory; more get RESOURCE_EXHAUSTED")
       ->check(CLI::Range(int64_t{4096}, int64_t{1} << 46));
+}
+
+void AddObservationOptions(CLI::App& app, CommandLine& command) {
+  ServerOptions& server = command.server;
+  app.option_defaults()->group("Logs and metrics");
+  app.add_option_function<std::string>(
+         "--log-level", [&command](const std::string& name) { command.log_level = ParseLogLevel(name).value(); },
+         "Least important lines to log; debug has one line per call")
+      ->default_str("info")
+      ->check(CLI::IsMember({"debug", "info", "warn", "error"}));
+  app.add_option_function<std::string>(
+         "--log-format",
+         [&command](const std::string& name) {
+           command.log_format = name == "json" ? LogFormat::kJson : LogFormat::kText;
+         },
+         "Form of the log lines on stderr")
+      ->default_str("text")
+      ->check(CLI::IsMember({"text", "json"}));
+  app.add_option_function<double>(
+         "--log-slow-calls-after",
+         [&server](double seconds) {
+           server.log_slow_calls_after = seconds > 0 ? absl::Seconds(seconds) : absl::InfiniteDuration();
+         },
+         "Seconds after which a call gets a line at level warn; 0: never")
+      ->default_str("0")
+      ->check(CLI::Range(0.0, 86400.0));
   app.add_option("--metrics-listen", server.metrics_listen,
                  "HOST:PORT where Prometheus scrapes /metrics; port 0 picks a free one; \"\": nowhere")
       ->check(CLI::Validator(CheckListen, "HOST:PORT"));
   app.add_option("--metrics-max-layers", server.metrics_max_layers,
                  "Most layers with metrics of their own, the busiest first")
       ->check(CLI::Range(0, 10'000));
+}
+
+}  // namespace
+
+absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
+  CommandLine result;
+  ServerOptions& server = result.server;
+  server.store.location = DefaultStore();
+  std::string password_file;
+
+  CLI::App app("normd: shared, versioned normalization layers over gRPC", "normd");
+  app.option_defaults()->always_capture_default();
+  AddListenOptions(app, result);
+  AddStoreOptions(app, result, password_file);
+  AddLayerOptions(app, result);
+  AddCallOptions(app, result);
+  AddSharedMemoryOptions(app, result);
+  AddObservationOptions(app, result);
+  app.option_defaults()->group("Options");  // The first group of the help.
   app.set_config("--config", "", "TOML file with these names and values; flags win over it", false)
       ->configurable(false)
       ->type_name("FILE");
@@ -191,17 +249,9 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
     return absl::InvalidArgumentError(absl::StrReplaceAll(e.what(), {{"\n", " "}}));
   }
 
-  result.log_level = ParseLogLevel(log_level).value();
-  result.log_format = log_format == "json" ? LogFormat::kJson : LogFormat::kText;
-  result.drain_timeout = absl::Seconds(drain_timeout_s);
-  server.release_memory_after = absl::Seconds(release_memory_after_s);
-  if (log_slow_calls_after_s > 0) server.log_slow_calls_after = absl::Seconds(log_slow_calls_after_s);
-  server.store.durability = ParseDurability(durability);
   absl::StatusOr<std::string> password = StorePassword(password_file);
   if (!password.ok()) return password.status();
   server.store.password = *std::move(password);
-  server.store.sync_interval = absl::Seconds(sync_interval_s);
-  server.limits.requests.window = absl::Seconds(request_window_s);
   if (healthcheck->count() > 0) {
     result.action = CommandLine::Action::kCheckHealth;
     if (result.health_address.empty()) result.health_address = DefaultHealthAddress(server);
