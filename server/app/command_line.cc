@@ -1,15 +1,20 @@
 #include "server/app/command_line.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
 #include <limits>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "server/app/listen_address.h"
@@ -201,6 +206,62 @@ void AddObservationOptions(CLI::App& app, CommandLine& command) {
       ->check(CLI::Range(0, 10'000));
 }
 
+// As a line of the config file.
+std::string SettingLine(const CLI::Option& option, const std::string& value) {
+  double number = 0;
+  const bool plain = option.get_expected_max() == 0 || absl::SimpleAtod(value, &number);
+  return absl::StrCat(
+      option.get_single_name(), " = ",
+      plain ? value : absl::StrCat("\"", absl::StrReplaceAll(value, {{"\\", "\\\\"}, {"\"", "\\\""}}), "\""), "\n");
+}
+
+// Every setting with the value that it has, in the form of the config file. Without passwords.
+std::string EffectiveSettings(const CLI::App& app) {
+  std::string text;
+  for (const CLI::Option* option : app.get_options()) {
+    if (!option->get_configurable()) continue;
+    std::string value = option->count() > 0 ? option->results().front() : option->get_default_str();
+    if (value.empty() && option->get_expected_max() == 0) value = "false";
+    if (option->check_name("--store")) value = store::LocationWithoutPassword(value);
+    text += SettingLine(*option, value);
+  }
+  return text;
+}
+
+// What is wrong with each line of the config file by itself: the parser stops at the first. Changes the values of
+// `app`.
+std::vector<std::string> ConfigFileProblems(CLI::App& app) {
+  std::vector<std::string> problems;
+  const std::string path = app["--config"]->count() > 0 ? app["--config"]->as<std::string>() : "";
+  if (path.empty() || !std::ifstream(path)) return problems;
+  for (const CLI::ConfigItem& item : app.get_config_formatter()->from_file(path)) {
+    if (item.name == "++" || item.name == "--") continue;  // Where a section begins and ends.
+    CLI::Option* const option = app.get_option_no_throw(absl::StrCat("--", item.name));
+    if (!item.parents.empty() || option == nullptr || !option->get_configurable()) {
+      problems.push_back(absl::StrCat(path, ": unknown setting '", item.fullname(), "'"));
+      continue;
+    }
+    try {
+      option->clear();
+      const bool flag = option->get_expected_max() == 0;
+      option->add_result(flag ? option->get_flag_value("", app.get_config_formatter()->to_flag(item))
+                              : absl::StrJoin(item.inputs, " "));
+      option->run_callback();
+    } catch (const CLI::Error& e) {
+      problems.push_back(absl::StrCat(path, ": ", e.what()));
+    }
+  }
+  return problems;
+}
+
+// In one line that names flag or setting.
+std::string Explain(CLI::App& app, const CLI::Error& error) {
+  if (dynamic_cast<const CLI::ConfigError*>(&error) == nullptr) return error.what();
+  // CLI11 speaks of INI files, and does not say which.
+  const absl::string_view key = absl::StripPrefix(error.what(), "INI was not able to parse ");
+  return absl::StrCat(app["--config"]->as<std::string>(), ": unknown setting '", key, "'");
+}
+
 }  // namespace
 
 absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
@@ -221,6 +282,10 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   app.set_config("--config", "", "TOML file with these names and values; flags win over it", false)
       ->configurable(false)
       ->type_name("FILE");
+  const CLI::Option* const check_config =
+      app.add_flag("--check-config")
+          ->description("Say what is wrong with these settings, or what they are, and exit 1 or 0")
+          ->configurable(false);
   app.allow_config_extras(CLI::config_extras_mode::error);
   app.set_version_flag("--version", "normd " NORMD_VERSION)->configurable(false);
   CLI::Option* healthcheck =
@@ -240,16 +305,24 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
     result.action = CommandLine::Action::kPrint;
     result.text = absl::StrCat("normd ", NORMD_VERSION, "\n");
     return result;
-  } catch (const CLI::ConfigError& e) {
-    // CLI11 speaks of INI files, and does not say which.
-    const absl::string_view key = absl::StripPrefix(e.what(), "INI was not able to parse ");
-    return absl::InvalidArgumentError(
-        absl::StrCat(app["--config"]->as<std::string>(), ": unknown setting '", key, "'"));
   } catch (const CLI::Error& e) {
-    return absl::InvalidArgumentError(absl::StrReplaceAll(e.what(), {{"\n", " "}}));
+    const std::string problem = absl::StrReplaceAll(Explain(app, e), {{"\n", " "}});
+    if (check_config->count() == 0) return absl::InvalidArgumentError(problem);
+    result.action = CommandLine::Action::kCheckConfig;
+    result.problems = ConfigFileProblems(app);
+    const bool known = std::any_of(result.problems.begin(), result.problems.end(),
+                                   [&](const std::string& line) { return absl::EndsWith(line, problem); });
+    if (!known) result.problems.insert(result.problems.begin(), problem);
+    return result;
   }
 
   absl::StatusOr<std::string> password = StorePassword(password_file);
+  if (check_config->count() > 0) {
+    result.action = CommandLine::Action::kCheckConfig;
+    result.text = EffectiveSettings(app);
+    if (!password.ok()) result.problems.emplace_back(password.status().message());
+    return result;
+  }
   if (!password.ok()) return password.status();
   server.store.password = *std::move(password);
   if (healthcheck->count() > 0) {

@@ -2,6 +2,7 @@
 #define NORMD_SERVER_APP_COMMAND_LINE_H_
 
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -12,10 +13,12 @@ namespace normd::app {
 
 // What the flags and the config file say. Precedence: flag, then config file, then default.
 struct CommandLine {
-  enum class Action { kServe, kPrint, kCheckHealth };
+  enum class Action { kServe, kPrint, kCheckHealth, kCheckConfig };
   Action action = Action::kServe;
-  // kPrint: the text, for stdout (help, version).
+  // kPrint: the text, for stdout (help, version). kCheckConfig: the settings in the form of the config file.
   std::string text;
+  // kCheckConfig: what is wrong with the settings by themselves, each in one line that names the setting.
+  std::vector<std::string> problems;
   // kCheckHealth: whom to ask.
   std::string health_address;
 

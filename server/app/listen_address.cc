@@ -70,7 +70,7 @@ std::string JoinHostPort(const HostPort& address) {
   return ipv6 ? absl::StrCat("[", address.host, "]:", address.port) : absl::StrCat(address.host, ":", address.port);
 }
 
-absl::Status RemoveStaleSocket(const std::string& path) {
+absl::Status CheckSocketPath(const std::string& path) {
   sockaddr_un address;
   if (path.size() >= sizeof(address.sun_path)) {
     return absl::InvalidArgumentError(absl::StrCat("cannot listen on unix:", path, ": the path has ", path.size(),
@@ -81,7 +81,13 @@ absl::Status RemoveStaleSocket(const std::string& path) {
   if (!S_ISSOCK(info.st_mode)) {
     return absl::AlreadyExistsError(absl::StrCat("cannot listen on unix:", path, ": the file exists and is no socket"));
   }
-  address = UnixAddress(path);
+  return absl::OkStatus();
+}
+
+absl::Status RemoveStaleSocket(const std::string& path) {
+  if (absl::Status status = CheckSocketPath(path); !status.ok()) return status;
+  if (struct stat info = {}; lstat(path.c_str(), &info) != 0) return absl::OkStatus();
+  const sockaddr_un address = UnixAddress(path);
   const Socket probe(AF_UNIX, SOCK_STREAM);
   if (connect(probe.fd(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0) {
     return absl::AlreadyExistsError(absl::StrCat("cannot listen on unix:", path, ": ", std::strerror(EADDRINUSE)));

@@ -20,8 +20,11 @@ absl::StatusOr<HostPort> ParseHostPort(absl::string_view address);
 // The inverse.
 std::string JoinHostPort(const HostPort& address);
 
+// INVALID_ARGUMENT: too long for a socket. ALREADY_EXISTS: something that is no socket is there.
+absl::Status CheckSocketPath(const std::string& path);
+
 // Makes the way free for a Unix socket at `path`: removes a socket file that nobody answers on. ALREADY_EXISTS:
-// somebody does, or the file is no socket. INVALID_ARGUMENT: the path is too long for a socket.
+// somebody does. Otherwise as CheckSocketPath.
 absl::Status RemoveStaleSocket(const std::string& path);
 
 // Why gRPC, which does not say, could not listen there: tries the same and reports the system's words. Never OK.

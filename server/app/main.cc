@@ -2,9 +2,12 @@
 
 #include <cstdio>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "server/app/command_line.h"
+#include "server/app/config_check.h"
 #include "server/app/grpc_log.h"
 #include "server/app/health_check.h"
 #include "server/app/logger.h"
@@ -31,6 +34,15 @@ int CheckHealthAndReport(const CommandLine& command) {
   }
   std::fprintf(stderr, "normd: not healthy: %s\n", std::string(status.message()).c_str());
   return 1;
+}
+
+int CheckConfigAndReport(const CommandLine& command) {
+  const std::vector<std::string> problems =
+      command.problems.empty() ? ConfigProblems(command.server) : command.problems;
+  for (const std::string& problem : problems) std::fprintf(stderr, "normd: %s\n", problem.c_str());
+  if (!problems.empty()) return 1;
+  std::printf("# ok\n%s", command.text.c_str());
+  return 0;
 }
 
 int Serve(const CommandLine& command) {
@@ -72,6 +84,8 @@ int main(int argc, char** argv) {
       return 0;
     case CommandLine::Action::kCheckHealth:
       return normd::app::CheckHealthAndReport(*command);
+    case CommandLine::Action::kCheckConfig:
+      return normd::app::CheckConfigAndReport(*command);
     case CommandLine::Action::kServe:
       normd::app::LimitOpenMpSpin(argv);
       return normd::app::Serve(*command);

@@ -65,6 +65,11 @@ int64_t FittingMessageBytes(int64_t wanted, int64_t budget_bytes) { return std::
 
 }  // namespace
 
+absl::Status CheckListening(const ServerOptions& options) {
+  if (!options.listen.empty() || !options.unix_socket.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError("nothing to listen on: listen is empty and unix-socket is not set");
+}
+
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Logger* logger) {
   PrepareGrpc();
   const int cores = options.threads > 0 ? options.threads : kernels::AvailableCores();
@@ -159,9 +164,7 @@ absl::Status Server::ListenForMetrics(const ServerOptions& options) {
 }
 
 absl::Status Server::Listen(const ServerOptions& options) {
-  if (options.listen.empty() && options.unix_socket.empty()) {
-    return absl::InvalidArgumentError("nothing to listen on: listen is empty and unix-socket is not set");
-  }
+  if (absl::Status status = CheckListening(options); !status.ok()) return status;
   grpc::ServerBuilder builder;
   // By default a second server would share the port, and each would get some of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);

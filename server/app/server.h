@@ -71,6 +71,9 @@ struct ServerOptions {
   absl::Duration log_slow_calls_after = absl::InfiniteDuration();
 };
 
+// INVALID_ARGUMENT: there is no address at all.
+absl::Status CheckListening(const ServerOptions& options);
+
 // A running normd: registry, shared memory, compute thread, services, health, reflection and the sockets. Owns all of
 // them. Order of calls: Start, then anything, then Shutdown or the destructor. Thread-safe but for the destructor.
 class Server {

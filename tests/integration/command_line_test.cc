@@ -7,18 +7,28 @@
 #include <unistd.h>
 
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <optional>
 #include <regex>
 #include <set>
+#include <sstream>
 #include <string>
+#include <vector>
 
+#include "server/app/config_check.h"
 #include "tests/status_matchers.h"
 
 namespace normd::app {
 namespace {
 
 using ::normd::tests::StatusIs;
+using ::testing::AllOf;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::StartsWith;
 
 absl::StatusOr<CommandLine> Parse(std::vector<const char*> arguments) {
   arguments.insert(arguments.begin(), "normd");
@@ -194,12 +204,21 @@ TEST(CommandLine, TheSampleConfigHoldsEverySettingWithItsDefault) {
   NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine sample, Parse({"--config", NORMD_SAMPLE_CONFIG}));
   ExpectSame(defaults, sample);
 
+  // What the server says itself of its defaults.
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine checked, Parse({"--check-config"}));
+  EXPECT_THAT(checked.problems, IsEmpty());
+  std::istringstream settings(checked.text);
+  std::set<std::string> default_lines;
+  for (std::string line; std::getline(settings, line);) default_lines.insert(line);
+
   std::set<std::string> in_sample;
   std::ifstream file(NORMD_SAMPLE_CONFIG);
-  const std::regex setting("(?:# )?([a-z-]+) = .*");
+  const std::regex setting("(# )?([a-z-]+) = .*");
   for (std::string line; std::getline(file, line);) {
     std::smatch match;
-    if (std::regex_match(line, match, setting)) in_sample.insert(match[1]);
+    if (!std::regex_match(line, match, setting)) continue;
+    EXPECT_TRUE(in_sample.insert(match[2]).second) << line << " stands there twice";
+    EXPECT_TRUE(match[1].matched || default_lines.count(line) == 1) << line << " is not the default:\n" << checked.text;
   }
   std::set<std::string> in_help;
   NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine help, Parse({"--help"}));
@@ -207,8 +226,81 @@ TEST(CommandLine, TheSampleConfigHoldsEverySettingWithItsDefault) {
   for (std::sregex_iterator it(help.text.begin(), help.text.end(), flag), end; it != end; ++it) {
     in_help.insert((*it)[1]);
   }
-  for (const char* not_a_setting : {"help", "version", "config", "healthcheck"}) in_help.erase(not_a_setting);
+  for (const char* not_a_setting : {"help", "version", "config", "check-config", "healthcheck"})
+    in_help.erase(not_a_setting);
   EXPECT_EQ(in_sample, in_help);
+}
+
+TEST(CommandLine, CheckConfigNamesEveryProblem) {
+  std::string path = ::testing::TempDir() + "normd_config_XXXXXX";
+  close(mkstemp(path.data()));
+  std::ofstream(path)
+      << "threads = 5000\nlisten = \"127.0.0.1:7\"\nthread = 1\nlog-level = \"loud\"\nshared-memory = maybe\n"
+      << "max-layers = many\n[section]\nthreads = 1\n";
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine bad, Parse({"--check-config", "--config", path.c_str()}));
+  EXPECT_EQ(bad.action, CommandLine::Action::kCheckConfig);
+  EXPECT_THAT(bad.problems, ElementsAre(AllOf(StartsWith(path), HasSubstr("--threads"), HasSubstr("5000")),
+                                        path + ": unknown setting 'thread'",
+                                        AllOf(StartsWith(path), HasSubstr("--log-level"), HasSubstr("loud")),
+                                        AllOf(StartsWith(path), HasSubstr("--shared-memory")),
+                                        AllOf(StartsWith(path), HasSubstr("--max-layers"), HasSubstr("many")),
+                                        path + ": unknown setting 'section.threads'"));
+
+  std::ofstream(path) << "threads = 5\n";
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine flag,
+                             Parse({"--check-config", "--config", path.c_str(), "--max-layers", "0"}));
+  EXPECT_THAT(flag.problems, ElementsAre(HasSubstr("--max-layers")));
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine needs, Parse({"--check-config", "--open-inference-shared-memory"}));
+  EXPECT_THAT(needs.problems, ElementsAre(HasSubstr("--shared-memory")));
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine password,
+                             Parse({"--check-config", "--store-password-file", "/does/not/exist"}));
+  EXPECT_THAT(password.problems, ElementsAre(HasSubstr("/does/not/exist")));
+  unlink(path.c_str());
+}
+
+TEST(CommandLine, CheckConfigShowsAConfigFileOfWhatHolds) {
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine checked,
+                             Parse({"--check-config", "--threads", "3", "--unix-socket", "/a \"b\"", "--shared-memory",
+                                    "--sync-interval", "0.5"}));
+  EXPECT_THAT(checked.problems, IsEmpty());
+  std::string path = ::testing::TempDir() + "normd_config_XXXXXX";
+  close(mkstemp(path.data()));
+  std::ofstream(path) << checked.text;
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine again, Parse({"--config", path.c_str()}));
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine first, Parse({"--threads", "3", "--unix-socket", "/a \"b\"",
+                                                             "--shared-memory", "--sync-interval", "0.5"}));
+  ExpectSame(again, first);
+  unlink(path.c_str());
+
+  NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine secret,
+                             Parse({"--check-config", "--store", "redis://me:secret@host:1"}));
+  EXPECT_THAT(secret.text, AllOf(HasSubstr("redis://me:***@host:1"), Not(HasSubstr("secret"))));
+}
+
+TEST(CommandLine, CheckConfigLooksAtFilesAndFolders) {
+  const std::string folder = ::testing::TempDir() + "normd_check_" + std::to_string(getpid());
+  std::filesystem::create_directory(folder);
+  std::ofstream(folder + "/file") << "x";
+  const auto problems = [](std::vector<const char*> arguments) { return ConfigProblems(Parse(arguments)->server); };
+  const std::string below = "sqlite:" + folder + "/not/yet/normd.db";
+  const std::string in_file = "sqlite:" + folder + "/file/normd.db";
+  const std::string is_folder = "sqlite:" + folder;
+  const std::string socket = folder + "/normd.sock";
+  const std::string no_socket = folder + "/file";
+  const std::string nowhere = folder + "/none/normd.sock";
+  EXPECT_THAT(problems({"--store", below.c_str(), "--unix-socket", socket.c_str()}), IsEmpty());
+  EXPECT_FALSE(std::filesystem::exists(folder + "/not"));
+  EXPECT_THAT(problems({"--store", in_file.c_str()}), ElementsAre(HasSubstr("is no folder")));
+  EXPECT_THAT(problems({"--store", is_folder.c_str()}), ElementsAre(HasSubstr("is no file")));
+  EXPECT_THAT(problems({"--store", "memory", "--unix-socket", no_socket.c_str()}), ElementsAre(HasSubstr("no socket")));
+  EXPECT_THAT(problems({"--store", "memory", "--unix-socket", nowhere.c_str()}), ElementsAre(HasSubstr("no folder")));
+  EXPECT_THAT(problems({"--store", "rediss://x?ca=/does/not/exist"}), ElementsAre(HasSubstr("/does/not/exist")));
+  EXPECT_THAT(problems({"--store", "memory", "--listen", "127.0.0.1:7", "--metrics-listen", "127.0.0.1:7"}),
+              ElementsAre(HasSubstr("metrics-listen")));
+  // All of them at once.
+  EXPECT_THAT(problems({"--store", is_folder.c_str(), "--listen", ""}),
+              ElementsAre(HasSubstr("nothing to listen on"), HasSubstr("store: ")));
+  std::filesystem::remove_all(folder);
 }
 
 TEST(CommandLine, HealthcheckDialsWhatTheFlagsStart) {

@@ -381,6 +381,24 @@ TEST_F(ProcessTest, BadSettingsAreNamedInOneLine) {
   EXPECT_THAT(result.err, AllOf(HasSubstr("config.toml"), HasSubstr("max-layer")));
 }
 
+TEST_F(ProcessTest, CheckConfigSaysOkOrEveryProblemAndStartsNothing) {
+  const std::string socket = Path("normd.sock");
+  Normd good({"--check-config", "--unix-socket", socket, "--threads", "3"});
+  EXPECT_THAT(good.ReadAll(), AllOf(StartsWith("# ok\n"), HasSubstr("\nthreads = 3\n"), HasSubstr(socket)));
+  EXPECT_EQ(good.Wait(), 0);
+  EXPECT_FALSE(std::filesystem::exists(socket));
+
+  Normd bad({"--check-config", "--config", WriteConfig("threads = -1\nthread = 1\n")});
+  EXPECT_THAT(bad.ReadAll(), IsEmpty());
+  EXPECT_EQ(bad.Wait(), 1);
+  EXPECT_THAT(bad.Stderr(), MatchesRegex("normd: .*--threads.*\nnormd: .*'thread'\n"));
+
+  Normd deaf({"--check-config", "--listen", ""});
+  EXPECT_THAT(deaf.ReadAll(), IsEmpty());
+  EXPECT_EQ(deaf.Wait(), 1);
+  EXPECT_THAT(deaf.Stderr(), MatchesRegex("normd: nothing to listen on.*\n"));
+}
+
 TEST_F(ProcessTest, VersionAndHelp) {
   const Result version = RunToEnd({"--version"});
   EXPECT_EQ(version.exit_status, 0);
