@@ -4,6 +4,7 @@
 #   deploy/install_dependencies.sh build        compile the server, the C++ SDK and normctl
 #   deploy/install_dependencies.sh quickstart   build, and the Python side of the quickstart
 #   deploy/install_dependencies.sh test         everything that the test command uses
+#   deploy/install_dependencies.sh deploy       what tests/deploy/run.sh uses beside that: engines for containers
 #   deploy/install_dependencies.sh bench        the benchmarks, with the libraries that they compare with
 set -euo pipefail
 
@@ -15,6 +16,7 @@ quickstart=("${build[@]}" python3 python3-grpcio python3-numpy python3-pip pytho
 test=("${quickstart[@]}" clang-14 clang-format-14 clang-tidy-14 doxygen g++-aarch64-linux-gnu libbenchmark-dev
       libclang-rt-14-dev libgmock-dev libgtest-dev libonnx-testdata mypy nghttp2-client prometheus python3-matplotlib
       python3-onnx python3-pytest python3-torchvision python3-tqdm qemu-user redis-server shellcheck)
+deploy=(catatonit docker-compose docker.io iproute2 iptables mmdebstrap podman python3-numpy redis-server runc)
 bench=("${build[@]}" libbenchmark-dev libdnnl-dev libtorch-dev python3 python3-grpcio python3-matplotlib python3-numpy
        python3-protobuf python3-torch)
 
@@ -22,9 +24,10 @@ case "${1:-}" in
   build) wanted=("${build[@]}") ;;
   quickstart) wanted=("${quickstart[@]}") ;;
   test) wanted=("${test[@]}") ;;
+  deploy) wanted=("${deploy[@]}") ;;
   bench) wanted=("${bench[@]}") ;;
   *)
-    echo "usage: $0 build|quickstart|test|bench (got '${1:-}')" >&2
+    echo "usage: $0 build|quickstart|test|deploy|bench (got '${1:-}')" >&2
     exit 2
     ;;
 esac

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds and runs every test: lint, C++ (release, then under AddressSanitizer+UBSan and
-# ThreadSanitizer), Python with the judges (ONNX, PyTorch, torchvision, scikit-learn), clients of others in JavaScript, and the
-# fuzzers for half a minute.
+# ThreadSanitizer), Python with the judges (ONNX, PyTorch, torchvision, scikit-learn), clients of others in JavaScript, the
+# container image with Docker, compose and Kubernetes manifests, and the fuzzers for half a minute.
 #
 #   tests/run.sh            everything
-#   tests/run.sh --quick    without the sanitizer builds and the fuzzers
+#   tests/run.sh --quick    without the deployment, the sanitizer builds and the fuzzers
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -19,6 +19,8 @@ case "${1:-}" in
     ;;
 esac
 
+# ccache hashes the language, too, and the image build has this one.
+export LANG=C.UTF-8
 export CCACHE_BASEDIR=$root CCACHE_NOHASHDIR=1 CCACHE_SLOPPINESS=pch_defines,time_macros
 export CTEST_OUTPUT_ON_FAILURE=1 CLICOLOR_FORCE=0
 started=$SECONDS
@@ -59,6 +61,9 @@ say "Clients of others: grpc-js, buf curl, h2load"
 tests/foreign/run.sh build/release
 
 if [[ -z $quick ]]; then
+  say "Deployment: image, compose, Kubernetes"
+  deploy/install_dependencies.sh deploy
+  tests/deploy/run.sh build/release
   build_and_test asan
   build_and_test tsan
   say "Fuzzing: wire messages beside protobuf's parser, 30 s"
