@@ -89,6 +89,8 @@ void AddListenOptions(CLI::App& app, CommandLine& command) {
   app.add_option("--listen", command.server.listen,
                  "HOST:PORT to listen on; port 0 picks a free one; \"\" turns TCP off")
       ->check(CLI::Validator(CheckListen, "HOST:PORT"));
+  app.add_flag("--insecure", command.server.insecure,
+               "Let --listen be an address that other machines reach, where anyone may read and change every layer");
   app.add_option("--unix-socket", command.server.unix_socket, "Path of a Unix socket to listen on as well")
       ->type_name("PATH");
   AddSeconds(app, "--drain-timeout", &command.drain_timeout, "Seconds that running calls get after SIGTERM or SIGINT")

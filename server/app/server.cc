@@ -66,11 +66,21 @@ int64_t FittingMessageBytes(int64_t wanted, int64_t budget_bytes) { return std::
 }  // namespace
 
 absl::Status CheckListening(const ServerOptions& options) {
-  if (!options.listen.empty() || !options.unix_socket.empty()) return absl::OkStatus();
-  return absl::InvalidArgumentError("nothing to listen on: listen is empty and unix-socket is not set");
+  if (options.listen.empty()) {
+    if (!options.unix_socket.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError("nothing to listen on: listen is empty and unix-socket is not set");
+  }
+  absl::StatusOr<HostPort> address = ParseHostPort(options.listen);
+  if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("listen: ", address.status().message()));
+  if (options.insecure || IsLoopback(*address)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("listen: ", JoinHostPort(*address),
+                   " is not loopback, and whoever reaches it may read and change every layer: want 127.0.0.1, "
+                   "[::1], localhost or unix-socket, or --insecure if the network keeps others out"));
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Logger* logger) {
+  if (absl::Status status = CheckListening(options); !status.ok()) return status;
   PrepareGrpc();
   const int cores = options.threads > 0 ? options.threads : kernels::AvailableCores();
   const absl::Time start = absl::Now();
@@ -164,7 +174,6 @@ absl::Status Server::ListenForMetrics(const ServerOptions& options) {
 }
 
 absl::Status Server::Listen(const ServerOptions& options) {
-  if (absl::Status status = CheckListening(options); !status.ok()) return status;
   grpc::ServerBuilder builder;
   // By default a second server would share the port, and each would get some of the calls.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
@@ -174,9 +183,7 @@ absl::Status Server::Listen(const ServerOptions& options) {
   HostPort tcp;
   int tcp_port = 0;
   if (!options.listen.empty()) {
-    absl::StatusOr<HostPort> parsed = ParseHostPort(options.listen);
-    if (!parsed.ok()) return absl::InvalidArgumentError(absl::StrCat("listen: ", parsed.status().message()));
-    tcp = *std::move(parsed);
+    tcp = *ParseHostPort(options.listen);
     builder.AddListeningPort(JoinHostPort(tcp), grpc::InsecureServerCredentials(), &tcp_port);
   }
   int unix_port = 0;

@@ -40,6 +40,8 @@ namespace normd::app {
 struct ServerOptions {
   // HOST:PORT; port 0 picks a free one; empty: no TCP.
   std::string listen = "127.0.0.1:50051";
+  // Whether `listen` may be an address that other machines reach: there, anyone may read and change every layer.
+  bool insecure = false;
   // Path; empty: no Unix socket.
   std::string unix_socket;
   // Largest request, in bytes as it travels. More than two sevenths of the memory budget are taken for so many: a
@@ -71,7 +73,7 @@ struct ServerOptions {
   absl::Duration log_slow_calls_after = absl::InfiniteDuration();
 };
 
-// INVALID_ARGUMENT: there is no address at all.
+// INVALID_ARGUMENT: there is no address at all, or one that is no address, or one beyond loopback without `insecure`.
 absl::Status CheckListening(const ServerOptions& options);
 
 // A running normd: registry, shared memory, compute thread, services, health, reflection and the sockets. Owns all of

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "server/app/config_check.h"
+#include "server/app/listen_address.h"
 #include "tests/status_matchers.h"
 
 namespace normd::app {
@@ -37,6 +38,7 @@ absl::StatusOr<CommandLine> Parse(std::vector<const char*> arguments) {
 
 void ExpectSame(const CommandLine& a, const CommandLine& b) {
   EXPECT_EQ(a.server.listen, b.server.listen);
+  EXPECT_EQ(a.server.insecure, b.server.insecure);
   EXPECT_EQ(a.server.unix_socket, b.server.unix_socket);
   EXPECT_EQ(a.server.max_message_bytes, b.server.max_message_bytes);
   EXPECT_EQ(a.server.limits.max_layers, b.server.limits.max_layers);
@@ -65,6 +67,7 @@ TEST(CommandLine, Defaults) {
   NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine command, Parse({}));
   EXPECT_EQ(command.action, CommandLine::Action::kServe);
   EXPECT_EQ(command.server.listen, "127.0.0.1:50051");
+  EXPECT_FALSE(command.server.insecure);
   EXPECT_EQ(command.server.max_message_bytes, 256 << 20);
   EXPECT_EQ(command.server.memory_budget_bytes, 0);
   EXPECT_EQ(command.server.max_waiting_calls, 256);
@@ -169,12 +172,14 @@ TEST(CommandLine, EveryFlag) {
                                                                "0.25",
                                                                "--metrics-listen",
                                                                "0.0.0.0:9464",
+                                                               "--insecure",
                                                                "--metrics-max-layers",
                                                                "9",
                                                                "--shared-memory",
                                                                "--max-shared-memory-bytes",
                                                                "1000000"}));
   EXPECT_EQ(command.server.listen, "[::1]:7");
+  EXPECT_TRUE(command.server.insecure);
   EXPECT_EQ(command.server.unix_socket, "/x");
   EXPECT_EQ(command.log_level, LogLevel::kWarn);
   EXPECT_EQ(command.log_format, LogFormat::kJson);
@@ -318,6 +323,14 @@ TEST(CommandLine, HealthcheckDialsWhatTheFlagsStart) {
     NORMD_ASSERT_OK_AND_ASSIGN(const CommandLine command, Parse(c.arguments));
     EXPECT_EQ(command.action, CommandLine::Action::kCheckHealth);
     EXPECT_EQ(command.health_address, c.address);
+  }
+}
+
+TEST(ListenAddress, KnowsWhatOnlyThisMachineReaches) {
+  for (const char* host : {"127.0.0.1", "127.255.255.254", "::1", "localhost"}) EXPECT_TRUE(IsLoopback({host})) << host;
+  for (const char* host :
+       {"0.0.0.0", "128.0.0.1", "10.0.0.1", "::", "::2", "fe80::1", "127.0.0.1.example.com", "127"}) {
+    EXPECT_FALSE(IsLoopback({host})) << host;
   }
 }
 

@@ -372,6 +372,7 @@ TEST(Sockets, BadAddressesAreNamed) {
   for (const auto& c : cases) {
     app::ServerOptions options;
     options.listen = c.listen;
+    options.insecure = true;
     options.unix_socket = c.unix_socket;
     const absl::Status status = StartFailure(options);
     EXPECT_FALSE(status.ok()) << c.listen << c.unix_socket;

@@ -26,6 +26,7 @@
 #include <thread>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "normd/v1/layer_service.grpc.pb.h"
 #include "normd/v1/normalization_service.grpc.pb.h"
 
@@ -367,6 +368,10 @@ TEST_F(ProcessTest, BadSettingsAreNamedInOneLine) {
       {"missing file", {"--config", Path("missing.toml")}, "missing.toml"},
       {"value in file", {"--config", WriteConfig("threads = -1\n")}, "--threads: Value -1 not in range"},
       {"nothing to do", {"--listen", ""}, "nothing to listen on"},
+      {"every address", {"--listen", "0.0.0.0:0"}, "listen: 0.0.0.0:0 is not loopback"},
+      {"every IPv6 address", {"--listen", "[::]:0"}, "listen: [::]:0 is not loopback"},
+      {"one address", {"--listen", "192.0.2.1:0"}, "or --insecure"},
+      {"a name", {"--listen", "127.example.invalid:0"}, "is not loopback"},
   };
   for (const auto& c : cases) {
     SCOPED_TRACE(c.name);
@@ -393,10 +398,24 @@ TEST_F(ProcessTest, CheckConfigSaysOkOrEveryProblemAndStartsNothing) {
   EXPECT_EQ(bad.Wait(), 1);
   EXPECT_THAT(bad.Stderr(), MatchesRegex("normd: .*--threads.*\nnormd: .*'thread'\n"));
 
-  Normd deaf({"--check-config", "--listen", ""});
-  EXPECT_THAT(deaf.ReadAll(), IsEmpty());
-  EXPECT_EQ(deaf.Wait(), 1);
-  EXPECT_THAT(deaf.Stderr(), MatchesRegex("normd: nothing to listen on.*\n"));
+  for (const auto& [listen, problem] :
+       {std::pair("", "nothing to listen on"), std::pair("0.0.0.0:0", "listen: 0.0.0.0:0 is not")}) {
+    Normd refused({"--check-config", "--listen", listen});
+    EXPECT_THAT(refused.ReadAll(), IsEmpty());
+    EXPECT_EQ(refused.Wait(), 1);
+    EXPECT_THAT(refused.Stderr(), MatchesRegex(absl::StrCat("normd: ", problem, ".*\n")));
+  }
+}
+
+TEST_F(ProcessTest, BeyondLoopbackOnlyIfToldSo) {
+  for (const std::vector<std::string>& arguments : {std::vector<std::string>{"--listen", "0.0.0.0:0", "--insecure"},
+                                                    {"--listen", "127.0.0.2:0"},
+                                                    {"--listen", "localhost:0"}}) {
+    Normd normd(arguments);
+    const std::string address = normd.ReadAddress();
+    EXPECT_THAT(address, Not(IsEmpty()));
+    EXPECT_EQ(RunToEnd({"--healthcheck", address}).exit_status, 0) << address;
+  }
 }
 
 TEST_F(ProcessTest, VersionAndHelp) {
