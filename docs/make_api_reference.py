@@ -52,7 +52,7 @@ class File:
     def comment(self, *path: int) -> str:
         """As Markdown: what is set in is a list or code already, and what could be taken for HTML is not."""
         lines = [line[1:] if line.startswith(" ") else line for line in self._comments.get(path, "").splitlines()]
-        return re.sub(r"<(?=[A-Za-z/])", r"\\<", "\n".join(lines).strip())
+        return re.sub(r"<(?=[A-Za-z/])", "&lt;", "\n".join(lines).strip())
 
 
 def read_files() -> list[File]:
@@ -77,7 +77,8 @@ def link(type_name: str, known: set[str]) -> str:
 
 
 def cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    """Text for one line of a table; paragraphs and the entries of a list begin on lines of their own."""
+    return "<br>".join(" ".join(part.split()) for part in re.split(r"\n(?=- )|\n\n", text)).replace("|", "\\|")
 
 
 def nested(file: File) -> Iterator[tuple[str, tuple[int, ...], Described]]:
@@ -102,7 +103,7 @@ def nested(file: File) -> Iterator[tuple[str, tuple[int, ...], Described]]:
 def field_type(field: pb.FieldDescriptorProto, maps: dict[str, pb.DescriptorProto], known: set[str]) -> str:
     if field.type_name in maps:
         key, value = maps[field.type_name].field
-        return f"map\\<{field_type(key, maps, known)}, {field_type(value, maps, known)}>"
+        return f"map&lt;{field_type(key, maps, known)}, {field_type(value, maps, known)}>"
     name = link(field.type_name, known) if field.type_name else SCALARS[field.type]
     if field.label == Type.LABEL_REPEATED:
         return f"repeated {name}"
@@ -120,6 +121,11 @@ def write_message(file: File, name: str, path: tuple[int, ...], message: pb.Desc
         if field.HasField("oneof_index") and not field.proto3_optional:
             text = f"One of `{message.oneof_decl[field.oneof_index].name}`. {text}".strip()
         lines.append(f"| `{field.name}` | {field.number} | {field_type(field, maps, known)} | {text} |")
+    for number, oneof in enumerate(message.oneof_decl):
+        members = [f"`{field.name}`" for field in message.field
+                   if field.HasField("oneof_index") and field.oneof_index == number and not field.proto3_optional]
+        if members:
+            lines += ["", f"`{oneof.name}` is one of {', '.join(members)}. {file.comment(*path, 8, number)}"]
     return [*lines, ""]
 
 
