@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Formatting, protos and shell scripts. With --tidy <build folder>, clang-tidy over every source instead: ten minutes and more,
-# so it is no part of tests/run.sh.
+# Formatting, protos, shell scripts and the documentation's links. With --tidy <build folder>, clang-tidy over every source
+# instead: ten minutes and more, so it is no part of tests/run.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -27,3 +27,5 @@ echo "buf: protos clean"
 
 docs/make_api_reference.py --check
 echo "docs/api.md: up to date"
+
+docs/build_site.py
