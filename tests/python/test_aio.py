@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import signal
+import threading
 from pathlib import Path
-from typing import Any, AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 
 import grpc
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 
 import normd
 import normd.aio
+import support
 from conftest import Server, running
 from fake_server import Flaky, details_of, serving
 
@@ -21,23 +24,45 @@ X = np.random.default_rng(31).standard_normal((6, 3))
 # Longer than anything here takes.
 LONG = 30.0
 
-# Methods of normd.Client for which asyncio is no place; normd.aio says so.
-SYNC_ONLY = {"empty", "infer_stream", "train_step_stream", "backup", "restore_backup"}
+# Where the surfaces differ, and why: a method or its argument.
+WITHOUT_COUNTERPART = {
+    "Client.empty": "makes arrays in shared memory, which there is not for asyncio",
+}
+OTHER_TYPES = {
+    "Client.infer_stream.chunks": "may be an asynchronous iterable, too",
+    "Client.train_step_stream.source": "may be an asynchronous generator, too",
+    "Client.__init__.transport": "there is no shared memory for asyncio",
+    "Client.__init__.sleep": "is awaited",
+}
 
 
 def public(kind: type) -> dict[str, Any]:
-    return {name: value for name, value in inspect.getmembers(kind, inspect.isfunction) if not name.startswith("_")}
+    """Methods and properties; what a class takes only where its users make it."""
+    found = {name: value.fget if isinstance(value, property) else value for name, value in inspect.getmembers(kind)
+             if (inspect.isfunction(value) or isinstance(value, property)) and not name.startswith("_")}
+    return {**found, "__init__": kind.__init__} if kind.__name__ == "Client" else found  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("theirs, ours, without", [
-    (normd.Client, normd.aio.Client, SYNC_ONLY), (normd.Steps, normd.aio.Steps, set()),
-    (normd.LayerWatch, normd.aio.LayerWatch, set())])
-def test_methods_and_their_arguments_are_the_same(theirs: type, ours: type, without: set[str]) -> None:
-    want = {name: value for name, value in public(theirs).items() if name not in without}
-    assert set(public(ours)) == set(want)
-    for name, function in want.items():
-        assert [str(p).partition(" ->")[0] for p in inspect.signature(public(ours)[name]).parameters.values()] == \
-            [str(p).partition(" ->")[0] for p in inspect.signature(function).parameters.values()], name
+def test_every_public_class_has_its_counterpart() -> None:
+    assert set(normd.aio.__all__) == {"Client", "InferStream", "LayerWatch", "Steps", "TrainStepStream"}
+    # What a Client gives, that is not a value: whatever is iterated over, or used in `with`.
+    assert set(normd.aio.__all__) == {name for name in normd.__all__ if hasattr(getattr(normd, name), "__enter__")
+                                      and name != "RunningNormalizer"}
+
+
+@pytest.mark.parametrize("name", normd.aio.__all__)
+def test_methods_and_their_arguments_are_the_same(name: str) -> None:
+    theirs, ours = public(getattr(normd, name)), public(getattr(normd.aio, name))
+    assert set(theirs) - set(ours) == {path.partition(".")[2] for path in WITHOUT_COUNTERPART
+                                       if path.startswith(name + ".")}
+    assert set(ours) <= set(theirs)
+    differ = set()
+    for method, function in ours.items():
+        assert function.__doc__ or method == "__init__", method
+        got, want = inspect.signature(function).parameters, inspect.signature(theirs[method]).parameters
+        assert [(p.name, p.kind) for p in got.values()] == [(p.name, p.kind) for p in want.values()], method
+        differ |= {f"{name}.{method}.{p}" for p in want if str(got[p]) != str(want[p])}
+    assert differ == {path for path in OTHER_TYPES if path.startswith(name + ".")}
 
 
 def run(work: Callable[[normd.aio.Client], Coroutine[Any, Any, None]], target: str, **settings: Any) -> None:
@@ -438,3 +463,268 @@ def test_a_stream_that_fails_is_the_error_of_its_steps() -> None:
 
     with serving(service) as target:
         run(work, target)
+
+
+# Tensors in chunks.
+
+LARGE = np.random.default_rng(12).standard_normal((50, 3, 40, 70)).astype(np.float32) * 3 + 1
+
+
+def cuts(rows: int) -> Iterator[np.ndarray]:
+    return (LARGE[start:start + rows] for start in range(0, len(LARGE), rows))
+
+
+async def later(chunks: Iterator[Any]) -> AsyncIterator[Any]:
+    for chunk in chunks:
+        await asyncio.sleep(0)
+        yield chunk
+
+
+@pytest.mark.parametrize("source", [cuts, lambda rows: later(cuts(rows))], ids=["iterable", "async"])
+@pytest.mark.parametrize("rows", [7, 50])
+def test_tensors_in_chunks(server: Server, client: normd.Client, layer: str, source: Any, rows: int) -> None:
+    client.create_layer(layer, 3)
+    mean, var, count = support.moments(LARGE)
+    eps = client.get_layer(layer).config.eps
+    like = {"shape": LARGE.shape, "dtype": LARGE.dtype}
+
+    async def work(aio: normd.aio.Client) -> None:
+        async with await aio.train_step_stream(layer, lambda: source(rows), request_id=layer, **like) as stream:
+            assert (stream.step.version, stream.step.y, stream.step.replayed) == (2, None, False)
+            assert client.get_layer(layer).version == 2
+            ys = [y async for y in stream]
+        assert [y.shape for y in ys] == [chunk.shape for chunk in cuts(rows)]
+        assert support.y_error(np.concatenate(ys), support.normalize(LARGE, mean, var, eps)) <= 1
+        np.testing.assert_allclose(stream.step.batch_mean, mean, rtol=1e-12)
+        np.testing.assert_allclose(stream.step.batch_var, var, rtol=1e-10)
+        again = await aio.train_step_stream(layer, lambda: source(rows), request_id=layer, omit_output=True, **like)
+        assert again.step.replayed and [y async for y in again] == []
+
+        async with aio.infer_stream(layer, source(rows), version=2, **like) as inferred:
+            ys = [y async for y in inferred]
+        state = client.get_layer(layer).state
+        assert state is not None and state.num_batches_tracked == 1
+        assert support.y_error(np.concatenate(ys), support.normalize(LARGE, state.running_mean, state.running_var,
+                                                                     eps)) <= 1
+        assert (inferred.version, inferred.content_hash) == (2, stream.step.content_hash)
+        assert all(y.dtype == LARGE.dtype and y.flags.writeable for y in ys)
+
+    run(work, server.unix)
+
+
+@pytest.mark.parametrize("wrap", [iter, later], ids=["iterable", "async"])
+def test_what_goes_wrong_with_chunks(server: Server, client: normd.Client, layer: str, wrap: Any) -> None:
+    client.create_layer(layer, 3)
+    like = {"shape": LARGE.shape, "dtype": "f4"}
+
+    class Mine(Exception):
+        pass
+
+    def broken() -> Iterator[np.ndarray]:
+        yield LARGE[:30]
+        raise Mine
+
+    async def work(aio: normd.aio.Client) -> None:
+        async def both(chunks: Callable[[], Any], error: type[Exception], message: str = "", to: str = layer) -> None:
+            with pytest.raises(error, match=message):
+                [y async for y in aio.infer_stream(to, wrap(chunks()), **like)]
+            with pytest.raises(error, match=message):
+                await aio.train_step_stream(to, lambda: wrap(chunks()), **like)
+
+        await both(broken, Mine)
+        await both(lambda: iter([LARGE[:20]]), ValueError, "end after 168000 elements, want 420000")
+        await both(lambda: iter([LARGE, LARGE[:1]]), ValueError, "hold more than the 420000 elements")
+        await both(lambda: iter([LARGE.astype("f8")]), TypeError, "a chunk has dtype float64, want float32")
+        await both(lambda: iter([b"12345"]), ValueError, "a chunk has 5 bytes")
+        await both(lambda: cuts(9), normd.NotFoundError, "nobody", "test.nobody")
+        with pytest.raises(RuntimeError, match="StopIteration"):
+            await aio.train_step_stream(layer, lambda: next(iter([])), **like)
+        with pytest.raises(TypeError, match="x has dtype int32"):
+            aio.infer_stream(layer, [], shape=(1, 3), dtype="i4")
+        with pytest.raises(ValueError, match="timeout is 0"):
+            aio.infer_stream(layer, [], timeout=0, **like)
+        endless = {"shape": (1 << 20, *LARGE.shape[1:]), "dtype": "f4"}
+        with pytest.raises(normd.DeadlineExceededError):
+            [y async for y in aio.infer_stream(layer, wrap(itertools.repeat(LARGE[:1])), timeout=0.2, **endless)]
+        async with aio.infer_stream(layer, wrap(itertools.repeat(LARGE[:1])), **endless) as stream:
+            assert (await stream.__anext__()).shape == (1, 3, 40, 70)
+        with pytest.raises(normd.CancelledError):
+            [y async for y in stream]
+        stream = aio.infer_stream(layer, wrap(itertools.repeat(LARGE[:1])), **endless)
+        await stream.__anext__()
+        await aio.close()
+        with pytest.raises(normd.CancelledError, match="the client is closed"):
+            [y async for y in stream]
+        with pytest.raises(normd.CancelledError, match="the client is closed"):
+            aio.infer_stream(layer, [], **like)
+
+    run(work, server.unix)
+    assert client.get_layer(layer).version == 1
+
+
+def test_chunks_wait_for_whoever_reads(server: Server, client: normd.Client, layer: str) -> None:
+    client.create_layer(layer, 3)
+    taken = 0
+    closed = False
+
+    async def chunks() -> AsyncIterator[np.ndarray]:
+        nonlocal taken, closed
+        try:
+            for _ in range(100):
+                taken += 1
+                yield np.zeros((1, 3, 256, 1024), np.float32)
+        finally:
+            closed = True
+
+    async def work(aio: normd.aio.Client) -> None:
+        async with aio.infer_stream(layer, chunks(), shape=(100, 3, 256, 1024), dtype="f4") as stream:
+            for done in range(1, 41):
+                await stream.__anext__()
+                await asyncio.sleep(0.005)
+                assert taken - done <= 24
+        assert closed and taken < 70
+
+    run(work, server.unix)
+
+
+def test_a_cancelled_task_ends_its_stream(server: Server, client: normd.Client, layer: str) -> None:
+    """In the first pass, in the second, and while it waits for results: the source is left in peace, no step counts."""
+    client.create_layer(layer, 3)
+    like = {"shape": LARGE.shape, "dtype": "f4"}
+
+    async def work(aio: normd.aio.Client) -> None:
+        reached, closed = asyncio.Event(), asyncio.Event()
+
+        async def stuck() -> AsyncIterator[np.ndarray]:
+            try:
+                yield LARGE[:20]
+                reached.set()
+                await asyncio.sleep(LONG)
+            finally:
+                closed.set()
+
+        async def infer() -> None:
+            async with aio.infer_stream(layer, stuck(), **like) as stream:
+                async for _ in stream:
+                    pass
+
+        for begin in (infer, lambda: aio.train_step_stream(layer, stuck, **like)):
+            reached.clear()
+            closed.clear()
+            task = asyncio.ensure_future(begin())
+            await reached.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert closed.is_set()
+        assert client.get_layer(layer).version == 1
+
+    run(work, server.unix)
+
+
+# Backups.
+
+
+def test_backup(tmp_path: Path) -> None:
+    """Of one server into another; files are those that the synchronous client makes and takes."""
+    backup, bad = tmp_path / "backup.db", tmp_path / "bad.db"
+    x = np.random.default_rng(8).standard_normal((20, 300))
+
+    async def save(aio: normd.aio.Client) -> None:
+        for name in ("net.a", "net.b", "other"):
+            await aio.create_layer(name, 300, "standard_scaler")
+            await aio.train_step(name, x)
+        assert await aio.backup(backup) == backup.stat().st_size
+        with pytest.raises(FileExistsError, match="overwrite is False"):
+            await aio.backup(backup)
+        assert await aio.backup(backup, overwrite=True) == backup.stat().st_size
+        with pytest.raises(FileExistsError, match="belongs to a server's state"):
+            await aio.backup(tmp_path / "one" / "normd.db", overwrite=True)
+        with pytest.raises(FileNotFoundError):
+            await aio.backup(tmp_path / "none" / "backup.db")
+        with pytest.raises(normd.DeadlineExceededError):
+            await aio.backup(tmp_path / "late.db", timeout=1e-6)
+        with pytest.raises(ValueError, match="timeout is 0"):
+            await aio.backup(tmp_path / "late.db", timeout=0)
+
+    async def restore(aio: normd.aio.Client) -> None:
+        content = backup.read_bytes()
+        for damaged in (content[:len(content) // 2], b"", b"x" * (5 << 20)):
+            bad.write_bytes(damaged)
+            with pytest.raises(normd.Error) as refused:
+                await aio.restore_backup(bad)
+            assert refused.value.code in (normd.Code.DATA_LOSS, normd.Code.FAILED_PRECONDITION,
+                                          normd.Code.INVALID_ARGUMENT), refused.value
+        bad.unlink()
+        with pytest.raises(FileNotFoundError):
+            await aio.restore_backup(bad)
+        with pytest.raises(IsADirectoryError):
+            await aio.restore_backup(tmp_path)
+        with pytest.raises(normd.NotFoundError):
+            await aio.restore_backup(backup, layer="nobody")
+        with pytest.raises(normd.FailedPreconditionError, match="memory"):
+            await aio.backup(tmp_path / "memory.db")
+        assert [one.name async for one in aio.list_layers()] == []
+        assert await aio.restore_backup(backup, prefix="net.", new_name="copy.") == 2
+        assert await aio.restore_backup(backup, layer="other") == 1
+        assert [one.name async for one in aio.list_layers()] == ["copy.a", "copy.b", "other"]
+        state = (await aio.get_layer("copy.b")).state
+        assert state is not None
+        np.testing.assert_allclose(state.running_mean, x.mean(0), rtol=1e-12, atol=1e-15)
+        np.testing.assert_allclose(state.running_var, x.var(0), rtol=1e-12)
+        await aio.close()
+        with pytest.raises(normd.CancelledError, match="closed"):
+            await aio.restore_backup(backup)
+        with pytest.raises(normd.CancelledError, match="closed"):
+            await aio.backup(tmp_path / "closed.db")
+
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    with running(tmp_path / "one", "--store", f"sqlite:{tmp_path / 'one' / 'normd.db'}") as server:
+        run(save, server.unix)
+    assert backup.stat().st_mode & 0o777 == 0o600
+    with running(tmp_path / "two") as server:
+        run(restore, server.unix)
+    run(lambda aio: refused(aio, backup), server.unix)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.db", "one", "two"]
+
+
+async def refused(aio: normd.aio.Client, backup: Path) -> None:
+    with pytest.raises(normd.UnavailableError):
+        await aio.restore_backup(backup)
+    with pytest.raises(normd.UnavailableError):
+        await aio.backup(backup, overwrite=True)
+
+
+def test_a_cancelled_backup_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cancelled while a thread writes: the thread is waited for, and what it has written is removed."""
+    from normd import _snapshots
+
+    writing, go_on = threading.Event(), threading.Event()
+    write = _snapshots.NewFile.write
+
+    def slow(self: Any, data: bytes) -> int:
+        writing.set()
+        assert go_on.wait(LONG)
+        return write(self, data)
+
+    monkeypatch.setattr(_snapshots.NewFile, "write", slow)
+    state, out = tmp_path / "state", tmp_path / "out"
+    state.mkdir()
+    out.mkdir()
+
+    async def work(aio: normd.aio.Client) -> None:
+        await aio.create_layer("a", 3)
+        task = asyncio.ensure_future(aio.backup(out / "backup.db"))
+        await asyncio.to_thread(writing.wait, LONG)
+        task.cancel()
+        await asyncio.sleep(0)
+        assert not task.done() and len(list(out.iterdir())) == 1
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert list(out.iterdir()) == []
+        assert (await aio.get_layer("a")).version == 1
+
+    with running(state, "--store", f"sqlite:{state / 'normd.db'}") as server:
+        run(work, server.unix)

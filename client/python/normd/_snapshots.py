@@ -18,7 +18,7 @@ from normd.v1 import snapshot_service_pb2 as pb
 Path = Union[str, "os.PathLike[str]"]
 
 # Of a backup, in a message.
-_PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 20
 
 
 class SnapshotCalls(Caller):
@@ -92,24 +92,13 @@ class SnapshotCalls(Caller):
                 killed when it did (its log, `path` with "-wal", is there).
             OSError: the file cannot be written.
         """
-        target = os.fspath(path)
-        _check_free(target, overwrite)
-        folder, name = os.path.split(os.path.abspath(target))
-        handle, scratch = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
+        file = NewFile(os.fspath(path), overwrite)
         try:
-            with os.fdopen(handle, "wb") as file:
-                nbytes = self._receive_backup(file, stream_timeout(timeout))
-                file.flush()
-                os.fsync(file.fileno())
-            _move(scratch, target, overwrite)
+            file.open()
+            nbytes = self._receive_backup(file, stream_timeout(timeout))
+            file.keep()
         finally:
-            if os.path.lexists(scratch):
-                os.unlink(scratch)
-        directory = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            file.discard()
         return nbytes
 
     def restore_backup(self, path: Path, *, layer: str = "", prefix: str = "", new_name: Optional[str] = None,
@@ -140,7 +129,7 @@ class SnapshotCalls(Caller):
                     raise failures[0] from None
                 raise error_of(failure) from None
 
-    def _receive_backup(self, file: BinaryIO, timeout: Optional[float]) -> int:
+    def _receive_backup(self, file: NewFile, timeout: Optional[float]) -> int:
         want, got = 0, 0
         try:
             call = self._snapshots.Backup(pb.BackupRequest(), timeout=timeout)
@@ -154,8 +143,7 @@ class SnapshotCalls(Caller):
             raise error_of(failure) from None
         finally:
             call.cancel()
-        if got != want or got == 0:
-            raise Error(Code.DATA_LOSS, f"the server ended the backup after {got} bytes of {want}")
+        check_whole(got, want)
         return got
 
 
@@ -164,13 +152,63 @@ def _restore_requests(file: BinaryIO, selection: Any, failures: list[OSError]) -
     yield pb.RestoreBackupRequest(selection=selection)
     try:
         while True:
-            piece = file.read(_PIECE_BYTES)
+            piece = file.read(PIECE_BYTES)
             if not piece:
                 return
             yield pb.RestoreBackupRequest(data=piece)
     except OSError as failure:
         failures.append(failure)
         raise
+
+
+def check_whole(got: int, want: int) -> None:
+    """Raises Error if a backup of `want` bytes has ended after `got`."""
+    if got != want or got == 0:
+        raise Error(Code.DATA_LOSS, f"the server ended the backup after {got} bytes of {want}")
+
+
+class NewFile:
+    """A file that comes to be at `path` whole or not at all. Whoever opens it discards it in the end."""
+
+    def __init__(self, path: str, overwrite: bool) -> None:
+        self._path = path
+        self._overwrite = overwrite
+        self._folder, self._name = os.path.split(os.path.abspath(path))
+        self._file: Optional[BinaryIO] = None
+        self._scratch = ""
+
+    def open(self) -> None:
+        """Starts it, beside `path` under another name. Raises FileExistsError or another OSError."""
+        _check_free(self._path, self._overwrite)
+        handle, self._scratch = tempfile.mkstemp(prefix=f".{self._name}.", dir=self._folder)
+        self._file = os.fdopen(handle, "wb")
+
+    def write(self, data: bytes) -> int:
+        """Appends; returns the number of bytes."""
+        assert self._file is not None
+        return self._file.write(data)
+
+    def keep(self) -> None:
+        """Syncs it to the disk and puts it at `path`. Raises FileExistsError or another OSError."""
+        assert self._file is not None
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        _move(self._scratch, self._path, self._overwrite)
+        directory = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+    def discard(self) -> None:
+        """Removes what was not kept."""
+        try:
+            if self._file is not None:
+                self._file.close()
+        finally:
+            if self._scratch and os.path.lexists(self._scratch):
+                os.unlink(self._scratch)
 
 
 def _check_free(path: str, overwrite: bool) -> None:

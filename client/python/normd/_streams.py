@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from normd import _calls, _tensors, _trace, _wire
 from normd._connection import error_of
+from normd._wire import Buffer
 from normd.errors import CancelledError, Code, Error
 from normd.types import FloatArray, TrainStepResult
 from normd.v1 import normalization_service_pb2 as pb
@@ -28,32 +29,53 @@ _Stream = TypeVar("_Stream", bound="_ChunkStream")
 
 # Bytes of elements in a message; whole elements of any type.
 MESSAGE_BYTES = 1 << 20
-_DATA_PATH: _wire.Path = (frozenset((2,)),)
+DATA_PATH: _wire.Path = (frozenset((2,)),)
 
 
-class _Whole:
-    """The tensor that the chunks make up: checks and cuts them."""
+class Whole:
+    """The tensor that the chunks make up: checks and cuts them, and puts their results together."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.shape = shape
         self.dtype = dtype
-        # Shapes of the chunks that were sent and whose results have not all come.
-        self.sent: deque[tuple[int, ...]] = deque()
+        # Elements whose results have not come.
+        self.missing = math.prod(shape)
+        # Shapes of the chunks that were sent and whose results have not begun to come.
+        self._sent: deque[tuple[int, ...]] = deque()
+        # The result that is coming, and how many of its elements have.
+        self._result: Optional[FloatArray] = None
+        self._position = 0
 
-    def pieces(self, chunks: Iterable[Chunk], answered: bool) -> Iterator[memoryview]:
-        """The elements, in pieces of a message; `answered`: each piece comes back as a result."""
-        want, got = math.prod(self.shape), 0
-        for chunk in chunks:
-            shape, elements = self._elements(chunk)
-            got += elements.nbytes // self.dtype.itemsize
-            if got > want:
-                raise ValueError(f"the chunks hold more than the {want} elements of shape {self.shape}")
-            if elements.nbytes and answered:
-                self.sent.append(shape)
-            for start in range(0, elements.nbytes, MESSAGE_BYTES):
-                yield elements[start:start + MESSAGE_BYTES]
-        if got < want:
-            raise ValueError(f"the chunks end after {got} elements, want {want} of shape {self.shape}")
+    def pieces(self, chunk: Chunk, answered: bool) -> Iterator[memoryview]:
+        """The elements of a chunk, in pieces of a message; `answered`: they come back as a result."""
+        shape, elements = self._elements(chunk)
+        if elements.nbytes and answered:
+            self._sent.append(shape)
+        for start in range(0, elements.nbytes, MESSAGE_BYTES):
+            yield elements[start:start + MESSAGE_BYTES]
+
+    def take(self, data: Optional[Buffer]) -> Optional[FloatArray]:
+        """Elements of an answer, None for the end of the answers; the result of a chunk once it has come whole.
+
+        Raises:
+            Error: they are not what was asked for.
+        """
+        wrong = Error(Code.INTERNAL, "the server's chunks are not the ones that it was sent")
+        if data is None or len(data) % self.dtype.itemsize or not (self._sent or self._result is not None):
+            raise wrong
+        if self._result is None:
+            self._result, self._position = np.empty(self._sent.popleft(), self.dtype.newbyteorder("=")), 0
+        elements = np.frombuffer(data, self.dtype)
+        end = self._position + elements.size
+        if end > self._result.size:
+            raise wrong
+        self._result.reshape(-1)[self._position:end] = elements
+        self._position = end
+        if end < self._result.size:
+            return None
+        result, self._result = self._result, None
+        self.missing -= end
+        return result
 
     def _elements(self, chunk: Chunk) -> tuple[tuple[int, ...], memoryview]:
         if isinstance(chunk, np.ndarray):
@@ -76,11 +98,9 @@ class _ChunkStream:
 
     _kind: Any
 
-    def __init__(self, method: Callable[..., Any], whole: _Whole, messages: Iterator[bytes],
+    def __init__(self, method: Callable[..., Any], whole: Whole, messages: Iterator[bytes],
                  timeout: Optional[float]) -> None:
         self._whole = whole
-        # Elements whose results have not come.
-        self._missing = math.prod(whole.shape)
         self._failure: Optional[BaseException] = None
         self._started = threading.Event()
         self._ended = threading.Event()
@@ -116,10 +136,10 @@ class _ChunkStream:
             self._started.wait()
             self._call.cancel()
 
-    def _receive(self) -> Optional[tuple[Any, Union[bytes, memoryview]]]:
+    def _receive(self) -> Optional[tuple[Any, Buffer]]:
         """The next answer, and its elements; None after the last."""
         try:
-            answer, data = _wire.split(self._kind, next(self._call), _DATA_PATH)
+            answer, data = _wire.split(self._kind, next(self._call), DATA_PATH)
         except StopIteration:
             return None
         except DecodeError as broken:
@@ -131,30 +151,21 @@ class _ChunkStream:
             raise error_of(failure) from None
         return answer, answer.data if data is None else data
 
-    def _next(self, first: Union[bytes, memoryview]) -> Optional[FloatArray]:
+    def _next(self, first: Buffer) -> Optional[FloatArray]:
         """The result of the next chunk, of which `first` may have come already; None after the last."""
         data = first or self._receive_data()
-        if data is None and self._missing == 0:
+        if data is None and self._whole.missing == 0:
             return None
-        if data is None or not self._whole.sent:
+        try:
+            result = self._whole.take(data)
+            while result is None:
+                result = self._whole.take(self._receive_data())
+        except Error:
             self.close()
-            raise Error(Code.INTERNAL, "the server's chunks are not the ones that it was sent")
-        result: FloatArray = np.empty(self._whole.sent.popleft(), self._whole.dtype.newbyteorder("="))
-        position, flat = 0, result.reshape(-1)
-        while data is not None and position < result.size:
-            elements = np.frombuffer(data, self._whole.dtype)
-            if position + elements.size > result.size:
-                break
-            flat[position:position + elements.size] = elements
-            position += elements.size
-            if position == result.size:
-                self._missing -= position
-                return result
-            data = self._receive_data()
-        self.close()
-        raise Error(Code.INTERNAL, "the server's chunks are not the ones that it was sent")
+            raise
+        return result
 
-    def _receive_data(self) -> Union[None, bytes, memoryview]:
+    def _receive_data(self) -> Optional[Buffer]:
         received = self._receive()
         return None if received is None else received[1]
 
@@ -168,15 +179,15 @@ class InferStream(_ChunkStream):
 
     _kind = pb.InferStreamResponse
 
-    def __init__(self, method: Callable[..., Any], call: Any, whole: _Whole, chunks: Iterable[Chunk],
+    def __init__(self, method: Callable[..., Any], call: Any, whole: Whole, chunks: Iterable[Chunk],
                  timeout: Optional[float]) -> None:
         self.version = 0
         self.content_hash = ""
         self._opened = False
-        super().__init__(method, whole, _messages(call, whole, chunks, answered=True), timeout)
+        super().__init__(method, whole, messages(call, whole, chunks, answered=True), timeout)
 
     def __next__(self) -> FloatArray:
-        first: Union[bytes, memoryview] = b""
+        first: Buffer = b""
         if not self._opened:
             received = self._receive()
             self._opened = True
@@ -198,7 +209,7 @@ class TrainStepStream(_ChunkStream):
 
     _kind = pb.TrainStepStreamResponse
 
-    def __init__(self, method: Callable[..., Any], call: Any, whole: _Whole, source: Callable[[], Iterable[Chunk]],
+    def __init__(self, method: Callable[..., Any], call: Any, whole: Whole, source: Callable[[], Iterable[Chunk]],
                  timeout: Optional[float]) -> None:
         # The second pass waits for the step, or for the end of the stream.
         self._go_on = threading.Event()
@@ -214,16 +225,16 @@ class TrainStepStream(_ChunkStream):
             raise
         answer, self._first = received
         if call.omit_output:
-            self._missing = 0
+            whole.missing = 0
         self.step: TrainStepResult = _calls.train_step_result(answer.result, None)
         self._go_on.set()
 
-    def _both_passes(self, call: Any, whole: _Whole, source: Callable[[], Iterable[Chunk]]) -> Iterator[bytes]:
-        yield from _messages(call, whole, source(), answered=False)
+    def _both_passes(self, call: Any, whole: Whole, source: Callable[[], Iterable[Chunk]]) -> Iterator[bytes]:
+        yield from messages(call, whole, source(), answered=False)
         if not call.omit_output:
             self._go_on.wait()
             if not self._ended.is_set():
-                yield from _messages(None, whole, source(), answered=True)
+                yield from messages(None, whole, source(), answered=True)
 
     def __next__(self) -> FloatArray:
         first, self._first = self._first, b""
@@ -233,26 +244,49 @@ class TrainStepStream(_ChunkStream):
         return result
 
 
-def whole(call: Any, shape: tuple[int, ...], dtype: Any, layout: Any) -> _Whole:
+def whole(call: Any, shape: tuple[int, ...], dtype: Any, layout: Any) -> Whole:
     """Describes x in `call`, a message of InferRequest or TrainStepRequest."""
     kind = _tensors.wire_dtype(np.dtype(dtype), "x")
     call.x.CopyFrom(_tensors.header(kind, shape, layout))
-    return _Whole(shape, kind)
+    return Whole(shape, kind)
 
 
-def _messages(call: Any, whole: _Whole, chunks: Iterable[Chunk], answered: bool) -> Iterator[bytes]:
-    """Requests; the call goes with the first. The last one waits for the end of the chunks, which may be wrong."""
-    head: list[_wire.Buffer] = [] if call is None else _wire.field(1, [call.SerializeToString()])
-    missing = math.prod(whole.shape) * whole.dtype.itemsize
-    last = _wire.join(head) if head and missing == 0 else None
-    for piece in whole.pieces(chunks, answered):
-        # Copied here: the source may fill the chunk anew when it is asked for the next.
-        message = _wire.join([*head, *_wire.field(2, [piece])])
-        head = []
-        missing -= piece.nbytes
-        if missing > 0:
-            yield message
-        else:
-            last = message
-    if last is not None:
-        yield last
+def messages(call: Any, whole: Whole, chunks: Iterable[Chunk], answered: bool) -> Iterator[bytes]:
+    """Requests of one pass over the chunks; `call`, if there is one, goes with the first."""
+    cut = Pass(call, whole, answered)
+    for chunk in chunks:
+        yield from cut.take(chunk)
+    yield from cut.end()
+
+
+class Pass:
+    """Messages of one pass over the chunks. The last one waits for the end of the chunks, which may be wrong."""
+
+    def __init__(self, call: Any, whole: Whole, answered: bool) -> None:
+        self._whole = whole
+        self._answered = answered
+        self._head: list[Buffer] = [] if call is None else _wire.field(1, [call.SerializeToString()])
+        self._want, self._got = math.prod(whole.shape), 0
+        self._last = _wire.join(self._head) if self._head and self._want == 0 else None
+
+    def take(self, chunk: Chunk) -> Iterator[bytes]:
+        """Messages of a chunk."""
+        for piece in self._whole.pieces(chunk, self._answered):
+            self._got += piece.nbytes // self._whole.dtype.itemsize
+            if self._got > self._want:
+                raise ValueError(f"the chunks hold more than the {self._want} elements of shape {self._whole.shape}")
+            # Copied here: the source may fill the chunk anew when it is asked for the next.
+            message = _wire.join([*self._head, *_wire.field(2, [piece])])
+            self._head = []
+            if self._got < self._want:
+                yield message
+            else:
+                self._last = message
+
+    def end(self) -> Iterator[bytes]:
+        """The last message, after the last chunk."""
+        if self._got < self._want:
+            raise ValueError(
+                f"the chunks end after {self._got} elements, want {self._want} of shape {self._whole.shape}")
+        if self._last is not None:
+            yield self._last

@@ -6,11 +6,12 @@
         results = await asyncio.gather(*(client.infer("net.bn1", each) for each in batches))
 
 The methods, values, errors and retries are those of normd.Client. What there is not: shared memory (transport="shm",
-empty), tensors in chunks (infer_stream, train_step_stream) and backups, which are for threads. See Client.
+empty), which is for threads. See Client.
 """
 
 from normd.aio._steps import Steps
+from normd.aio._streams import InferStream, TrainStepStream
 from normd.aio._watch import LayerWatch
 from normd.aio.client import Client
 
-__all__ = ["Client", "LayerWatch", "Steps"]
+__all__ = ["Client", "InferStream", "LayerWatch", "Steps", "TrainStepStream"]

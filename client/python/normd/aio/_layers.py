@@ -1,4 +1,4 @@
-"""Client's methods on the life of layers and on snapshots. normd.Client's say what they do."""
+"""Client's methods on the life of layers. normd.Client's say what they do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from normd._watch import Progress
 from normd.aio._connection import Caller
 from normd.aio._watch import LayerWatch
 from normd.presets import Preset
-from normd.types import Layer, LayerChange, LayerState, Snapshot
+from normd.types import Layer, LayerChange, LayerState
 
 
 class LayerCalls(Caller):
@@ -103,32 +103,3 @@ class LayerCalls(Caller):
         """As normd.Client.set_state."""
         request = _requests.set_state(name, state, expected_version, reset_optimizer, request_id)
         return _convert.from_layer((await self._call(self._layers.SetState, request, timeout)).layer)
-
-
-class SnapshotCalls(Caller):
-    """Keeps what layers are under a name."""
-
-    # A SnapshotServiceStub.
-    _snapshots: Any
-
-    async def create_snapshot(self, name: str, *, layer: str = "", prefix: str = "", request_id: Optional[str] = None,
-                              timeout: Optional[float] = None) -> Snapshot:
-        """As normd.Client.create_snapshot."""
-        request = _requests.create_snapshot(name, layer, prefix, request_id)
-        return _convert.from_snapshot((await self._call(self._snapshots.CreateSnapshot, request, timeout)).snapshot)
-
-    async def list_snapshots(self, prefix: str = "", *, timeout: Optional[float] = None) -> list[Snapshot]:
-        """As normd.Client.list_snapshots."""
-        response = await self._call(self._snapshots.ListSnapshots, _requests.list_snapshots(prefix), timeout)
-        return [_convert.from_snapshot(snapshot) for snapshot in response.snapshots]
-
-    async def restore_snapshot(self, name: str, *, layer: str = "", prefix: str = "", new_name: Optional[str] = None,
-                               request_id: Optional[str] = None, timeout: Optional[float] = None) -> int:
-        """As normd.Client.restore_snapshot."""
-        request = _requests.restore_snapshot(name, layer, prefix, new_name, request_id)
-        return int((await self._call(self._snapshots.RestoreSnapshot, request, timeout)).num_layers)
-
-    async def delete_snapshot(self, name: str, *, request_id: Optional[str] = None,
-                              timeout: Optional[float] = None) -> None:
-        """As normd.Client.delete_snapshot."""
-        await self._call(self._snapshots.DeleteSnapshot, _requests.delete_snapshot(name, request_id), timeout)

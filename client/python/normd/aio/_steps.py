@@ -36,10 +36,7 @@ class Steps:
         self._changed = asyncio.Condition()
         # Why no call is taken any more.
         self._ended: Optional[Error] = None
-        try:
-            self._call = method(self._messages(), timeout=timeout, **_trace.headers())
-        except grpc.aio.UsageError as closed:
-            raise connection.error_of(closed) from None
+        self._call = connection.start(method, self._messages(), timeout=timeout, **_trace.headers())
         self._reader = asyncio.create_task(self._read(), name="normd steps")
 
     async def train_step(self, layer: str, x: FloatArray, *, layout: Layout = "channels_first",

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal, Optional, TypeVar
+from typing import Any, Callable, Literal, Optional, Sequence, TypeVar
 
-from normd import _calls, _convert, _requests, _wire
+from numpy.typing import DTypeLike
+
+from normd import _calls, _convert, _requests, _streams, _wire
 from normd._calls import ANSWERS, TensorCall
 from normd._connection import check_timeout, stream_timeout
 from normd._convert import PerChannel
 from normd._in_band import SERVICE
+from normd.aio import _streams as _aio_streams
 from normd.aio._connection import Connection, Sleep
-from normd.aio._layers import LayerCalls, SnapshotCalls
+from normd.aio._layers import LayerCalls
+from normd.aio._snapshots import SnapshotCalls
 from normd.aio._steps import Steps
+from normd.aio._streams import Chunks, InferStream, TrainStepStream
 from normd.client import DEFAULT_TARGET
 from normd.moments import Moments
 from normd.types import (BackwardResult, FloatArray, InferResult, Layout, MergeMomentsResult, Optimizer, RetryPolicy,
                          TrainStepResult)
-from normd.v1 import layer_service_pb2_grpc, normalization_service_pb2_grpc, snapshot_service_pb2_grpc
+from normd.v1 import (layer_service_pb2_grpc, normalization_service_pb2, normalization_service_pb2_grpc,
+                      snapshot_service_pb2_grpc)
 
 R = TypeVar("R")
 
@@ -25,9 +31,10 @@ R = TypeVar("R")
 class Client(LayerCalls, SnapshotCalls):
     """A connection to a normd server, for the event loop in which it is made. Use it in `async with`, or close() it.
 
-    The methods are normd.Client's, which say what they do; here they are awaited, and list_layers and watch are
-    asynchronous iterators. Any number of calls may be under way. Arrays are turned into messages in the event loop: a
-    tensor of 25 MB holds it up for some 40 ms at a time; for such ones use normd.Client in a thread.
+    The methods are normd.Client's, which say what they do; here they are awaited, and list_layers, watch and
+    infer_stream are asynchronous iterators. Any number of calls may be under way. Arrays are turned into messages in the event
+    loop: a tensor of 25 MB holds it up for some 40 ms at a time; for such ones use infer_stream and train_step_stream,
+    whose chunks become messages in threads, or normd.Client in a thread.
 
     A task that is cancelled, be it by asyncio.wait_for or a TaskGroup, cancels its call: the server drops it, or has
     done it already. A mutation that is to happen once in any case is called again with the same request_id.
@@ -117,8 +124,48 @@ class Client(LayerCalls, SnapshotCalls):
                 futures = [await steps.train_step("net.bn1", x, omit_output=True) for x in batches]
             futures[-1].result().version
         """
-        method = self._connection.channel.stream_stream(SERVICE + "Steps")
-        return Steps(self._connection, method, stream_timeout(timeout), max_in_flight)
+        return Steps(self._connection, self._stream("Steps"), stream_timeout(timeout), max_in_flight)
+
+    def infer_stream(self, layer: str, chunks: Chunks, *, shape: Sequence[int], dtype: DTypeLike,
+                     layout: Layout = "channels_first", version: int = 0,
+                     timeout: Optional[float] = None) -> InferStream:
+        """As normd.Client.infer_stream; an asynchronous iterator over results.
+
+            async with client.infer_stream("net.bn1", chunks, shape=x.shape, dtype=x.dtype) as stream:
+                async for y in stream:
+                    ...
+
+        Args:
+            chunks: an asynchronous iterable, or another one, which is iterated over in threads, one at a time: it may
+                read a numpy.memmap. A stream that ends early leaves a chunk that a thread is working on to it.
+        """
+        call = normalization_service_pb2.InferRequest(layer=layer, version=version)
+        whole = _streams.whole(call, tuple(shape), dtype, layout)
+        method = self._stream("InferStream")
+        return InferStream(self._connection, method, call, whole, chunks, stream_timeout(timeout))
+
+    async def train_step_stream(self, layer: str, source: Callable[[], Chunks], *, shape: Sequence[int],
+                                dtype: DTypeLike, layout: Layout = "channels_first",
+                                gamma: Optional[PerChannel] = None, beta: Optional[PerChannel] = None,
+                                omit_output: bool = False, skip_update: bool = False,
+                                request_id: Optional[str] = None, timeout: Optional[float] = None) -> TrainStepStream:
+        """As normd.Client.train_step_stream: to await it is to wait for the step; y is read from what it returns.
+
+            async with await client.train_step_stream("net.bn1", batch, shape=x.shape, dtype=x.dtype) as stream:
+                print(stream.step.version)
+                async for y in stream:
+                    ...
+
+        Args:
+            source: called in a thread; returns chunks as infer_stream wants them. May be an asynchronous generator.
+        """
+        call = _calls.train_step_request(layer, gamma, beta, omit_output, skip_update, request_id)
+        whole = _streams.whole(call, tuple(shape), dtype, layout)
+        method = self._stream("TrainStepStream")
+        return await _aio_streams.train_step(self._connection, method, call, whole, source, stream_timeout(timeout))
+
+    def _stream(self, method: str) -> Any:
+        return self._connection.channel.stream_stream(SERVICE + method)
 
     async def _carry_out(self, call: TensorCall[R], out: Optional[FloatArray], timeout: Optional[float]) -> R:
         if out is not None:
