@@ -371,8 +371,11 @@ std::unique_ptr<Client> MakeClient(absl::string_view target, const ClientOptions
 
 }  // namespace internal
 
+inline namespace abi_0_1 {
+
 std::unique_ptr<Client> Client::Connect(absl::string_view target, const ClientOptions& options) {
   return internal::MakeClient(target, options, internal::Runtime::System());
 }
 
+}  // namespace abi_0_1
 }  // namespace normd

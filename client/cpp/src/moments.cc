@@ -16,6 +16,7 @@
 #include "server/kernels/view.h"
 
 namespace normd {
+inline namespace abi_0_1 {
 namespace {
 
 using internal::Extents;
@@ -206,4 +207,5 @@ absl::StatusOr<Moments> ComputeMoments(const TensorView& x) {
   return moments;
 }
 
+}  // namespace abi_0_1
 }  // namespace normd

@@ -14,6 +14,7 @@
 #include "client/cpp/src/warning.h"
 
 namespace normd {
+inline namespace abi_0_1 {
 namespace {
 
 using internal::Extents;
@@ -307,4 +308,5 @@ std::shared_ptr<const LayerVersion> RunningNormalizer::version() const {
   return version_;
 }
 
+}  // namespace abi_0_1
 }  // namespace normd

@@ -10,6 +10,7 @@
 #include "client/cpp/src/memory.h"
 
 namespace normd {
+inline namespace abi_0_1 {
 namespace {
 
 template <typename T>
@@ -109,4 +110,5 @@ std::vector<double> Tensor::ToDoubles(std::size_t most) const {
   return Widen(values<BFloat16>(), most);
 }
 
+}  // namespace abi_0_1
 }  // namespace normd

@@ -9,6 +9,7 @@
 // What a server tells those who run it: Client::GetStatistics and Client::SetLogLevel. Plain values with the fields of
 // proto/normd/v1/admin_service.proto; counters start at 0 with the server.
 namespace normd {
+inline namespace abi_0_1 {
 
 // A histogram of durations.
 struct DurationDistribution {
@@ -116,6 +117,7 @@ enum class LogLevel {
   kError,  // What went wrong through no fault of a client.
 };
 
+}  // namespace abi_0_1
 }  // namespace normd
 
 #endif  // NORMD_ADMIN_H_

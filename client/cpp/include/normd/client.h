@@ -24,6 +24,7 @@
 #include "normd/watch.h"
 
 namespace normd {
+inline namespace abi_0_1 {
 
 // How CreateLayer starts a layer.
 struct LayerSpec {
@@ -334,6 +335,7 @@ class Client {
                                                            const TrainStepOptions& options = {}) = 0;
 };
 
+}  // namespace abi_0_1
 }  // namespace normd
 
 #endif  // NORMD_CLIENT_H_

@@ -10,6 +10,7 @@
 
 // What a layer is: plain values that mirror proto/normd/v1/resources.proto. docs/batch_norm.md has the formulas.
 namespace normd {
+inline namespace abi_0_1 {
 
 // How the running statistics follow the batches.
 enum class Averaging {
@@ -113,6 +114,7 @@ struct Adam {
   bool decoupled_weight_decay = false;  // Decay the weights and not the gradient: AdamW.
 };
 
+}  // namespace abi_0_1
 }  // namespace normd
 
 #endif  // NORMD_LAYER_H_

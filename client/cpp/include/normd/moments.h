@@ -9,6 +9,7 @@
 #include "normd/tensor.h"
 
 namespace normd {
+inline namespace abi_0_1 {
 
 // What a set of values says about each channel: all that a layer's statistics need of them (Client::MergeMoments). A
 // plain value. Lists have one entry for each channel; without any it is that of no values at all.
@@ -36,6 +37,7 @@ struct Moments {
 // asks for.
 absl::StatusOr<Moments> ComputeMoments(const TensorView& x);
 
+}  // namespace abi_0_1
 }  // namespace normd
 
 #endif  // NORMD_MOMENTS_H_

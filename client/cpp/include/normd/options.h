@@ -10,6 +10,7 @@
 #include "absl/time/time.h"
 
 namespace normd {
+inline namespace abi_0_1 {
 
 // When a call failed with UNAVAILABLE it is tried again, after a pause that grows. A mutation keeps its request_id, so
 // the server folds nothing in twice. A server that has no memory or no place in its queue for a call answers with
@@ -70,6 +71,7 @@ struct CallOptions {
   std::string traceparent = {};
 };
 
+}  // namespace abi_0_1
 }  // namespace normd
 
 #endif  // NORMD_OPTIONS_H_

@@ -20,11 +20,12 @@
 #include "normd/moments.h"
 #include "normd/tensor.h"
 
-namespace normd {
-
-namespace internal {
+namespace normd::internal {
 class LayerVersion;
-}  // namespace internal
+}  // namespace normd::internal
+
+namespace normd {
+inline namespace abi_0_1 {
 
 // Settings of a RunningNormalizer.
 struct RunningNormalizerOptions {
@@ -202,6 +203,7 @@ class RunningNormalizer {
   std::thread thread_;
 };
 
+}  // namespace abi_0_1
 }  // namespace normd
 
 #endif  // NORMD_RUNNING_NORMALIZER_H_

@@ -9,6 +9,7 @@
 
 // Named snapshots; plain values that mirror proto/normd/v1/snapshot_service.proto.
 namespace normd {
+inline namespace abi_0_1 {
 
 // Which layers: this one or, without it, all whose name starts with `prefix`.
 struct LayerSelection {
@@ -31,6 +32,7 @@ struct RestoreSelection {
   std::optional<std::string> new_name;
 };
 
+}  // namespace abi_0_1
 }  // namespace normd
 
 #endif  // NORMD_SNAPSHOT_H_

@@ -14,6 +14,7 @@
 #include "normd/tensor.h"
 
 namespace normd {
+inline namespace abi_0_1 {
 
 struct TrainStepOptions;
 struct TrainStepResult;
@@ -81,6 +82,7 @@ using ChunkSource = std::function<absl::Status(int64_t offset_bytes, absl::Span<
 // Takes such elements of a result. The same rules.
 using ChunkSink = std::function<absl::Status(int64_t offset_bytes, absl::Span<const char> chunk)>;
 
+}  // namespace abi_0_1
 }  // namespace normd
 
 #endif  // NORMD_STREAM_H_

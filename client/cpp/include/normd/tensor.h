@@ -15,6 +15,7 @@
 #include "absl/types/span.h"
 
 namespace normd {
+inline namespace abi_0_1 {
 
 // Element types that the server takes: float, double, Float16 and BFloat16.
 enum class DType {
@@ -178,6 +179,7 @@ class Tensor {
   std::size_t size_bytes_ = 0;
 };
 
+}  // namespace abi_0_1
 }  // namespace normd
 
 #endif  // NORMD_TENSOR_H_

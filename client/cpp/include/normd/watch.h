@@ -11,6 +11,7 @@
 #include "normd/layer.h"
 
 namespace normd {
+inline namespace abi_0_1 {
 
 // A version of a layer that one has.
 struct KnownLayer {
@@ -55,6 +56,7 @@ class LayerWatch {
   virtual void Cancel() = 0;
 };
 
+}  // namespace abi_0_1
 }  // namespace normd
 
 #endif  // NORMD_WATCH_H_
