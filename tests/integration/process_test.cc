@@ -21,6 +21,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -412,8 +413,10 @@ TEST_F(ProcessTest, BeyondLoopbackOnlyIfToldSo) {
                                                     {"--listen", "127.0.0.2:0"},
                                                     {"--listen", "localhost:0"}}) {
     Normd normd(arguments);
-    const std::string address = normd.ReadAddress();
+    std::string address = normd.ReadAddress();
     EXPECT_THAT(address, Not(IsEmpty()));
+    // The name is not looked up: the resolver of gRPC leaks a few bytes then.
+    address = std::regex_replace(address, std::regex("localhost"), "127.0.0.1");
     EXPECT_EQ(RunToEnd({"--healthcheck", address}).exit_status, 0) << address;
   }
 }
