@@ -209,6 +209,7 @@ FakeServer::FakeServer(const std::vector<grpc::Service*>& more, int port)
 FakeServer::~FakeServer() {
   internals_->server->Shutdown(std::chrono::system_clock::now());
   internals_->server->Wait();
+  internal::handover::Take();
 }
 
 int FakeServer::port() const { return internals_->port; }
