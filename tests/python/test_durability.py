@@ -18,7 +18,7 @@ import pytest
 import normd
 from conftest import normd_binary, redis, running
 
-# The long variant: NORMD_KILLS=1000 python3 -m pytest tests/python/test_durability.py
+# The long variant: NORMD_KILLS=200 python3 -m pytest tests/python/test_durability.py
 KILLS = int(os.environ.get("NORMD_KILLS", "20"))
 ACTORS = 6
 LAYERS = 2
