@@ -138,6 +138,12 @@ std::optional<NonFinitePolicy> FromProto(v1::NonFinitePolicy value) {
   }
 }
 
+absl::Time FromProto(const google::protobuf::Timestamp& time) {
+  return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
+}
+
+}  // namespace
+
 std::optional<DType> FromProto(v1::DataType value) {
   switch (value) {
     case v1::DATA_TYPE_FLOAT32:
@@ -152,12 +158,6 @@ std::optional<DType> FromProto(v1::DataType value) {
       return std::nullopt;
   }
 }
-
-absl::Time FromProto(const google::protobuf::Timestamp& time) {
-  return absl::FromUnixSeconds(time.seconds()) + absl::Nanoseconds(time.nanos());
-}
-
-}  // namespace
 
 v1::LayerConfig ToProto(const LayerConfig& config) {
   v1::LayerConfig out;

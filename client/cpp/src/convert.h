@@ -2,6 +2,7 @@
 #define NORMD_CLIENT_CPP_SRC_CONVERT_H_
 
 #include <memory>
+#include <optional>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -28,6 +29,8 @@ v1::Adam ToProto(const Adam& adam);
 v1::Moments ToProto(const Moments& moments);
 v1::RestoreSelection ToProto(const RestoreSelection& selection);
 
+// Absent: a type that this library does not know.
+std::optional<DType> FromProto(v1::DataType dtype);
 LayerConfig FromProto(const v1::LayerConfig& config);
 LayerState FromProto(const v1::LayerState& state);
 Layer FromProto(const v1::Layer& layer);

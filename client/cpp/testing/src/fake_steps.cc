@@ -5,9 +5,11 @@
 #include <cstddef>
 #include <cstring>
 #include <limits>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
+#include "client/cpp/src/convert.h"
 #include "client/cpp/src/extents.h"
 #include "normd/tensor.h"
 #include "server/kernels/batch_norm.h"
@@ -30,25 +32,12 @@ struct Input {
   Extents extents;
 };
 
-absl::StatusOr<DType> FromProto(v1::DataType dtype) {
-  switch (dtype) {
-    case v1::DATA_TYPE_FLOAT32:
-      return DType::kFloat32;
-    case v1::DATA_TYPE_FLOAT64:
-      return DType::kFloat64;
-    case v1::DATA_TYPE_FLOAT16:
-      return DType::kFloat16;
-    case v1::DATA_TYPE_BFLOAT16:
-      return DType::kBFloat16;
-    default:
-      return absl::InvalidArgumentError(absl::StrCat("dtype is ", dtype, ", want one of DataType"));
-  }
-}
-
 absl::StatusOr<Input> Read(const v1::Layer& layer, absl::string_view what, const v1::Tensor& tensor) {
   if (tensor.has_shared_memory()) return absl::UnimplementedError("a FakeServer has no shared memory");
-  const absl::StatusOr<DType> dtype = FromProto(tensor.dtype());
-  if (!dtype.ok()) return dtype.status();
+  const std::optional<DType> dtype = internal::FromProto(tensor.dtype());
+  if (!dtype.has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat("dtype is ", tensor.dtype(), ", want one of DataType"));
+  }
   Input input;
   input.view.dtype = *dtype;
   input.view.shape.assign(tensor.shape().begin(), tensor.shape().end());
