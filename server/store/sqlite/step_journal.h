@@ -26,8 +26,7 @@ namespace normd::store {
 //   database names the epoch of the newest transaction, and the frames of it stand at the start of the file, one after
 //   the other. A frame that was being written is torn, and its step was not acknowledged.
 // - Power lost: the log of the database ends with some transaction (SQLite sees to that), and what is used of the file
-// is
-//   the frames that belong to it up to the first that is not whole: the state at some moment, later than that of the
+//   is the frames that belong to it up to the first that is not whole: the state at some moment, later than that of the
 //   transaction. Frames of other epochs, which stand for changes of a state that is lost, or that the database has, are
 //   not used.
 // - Damaged: a frame that is not whole, with one behind it that is and was written since this machine was started. What
