@@ -33,6 +33,9 @@ void CallLog::OnCall(const service::CallRecord& record) {
                                   {"request_bytes", record.request_bytes},
                                   {"response_bytes", record.response_bytes},
                                   {"peer", record.context.peer()}};
+  if (std::string name = service::CallerOf(record.context, access_).name(); !name.empty()) {
+    fields.emplace_back("identity", name);
+  }
   if (!record.request_id.empty()) fields.emplace_back("request_id", record.request_id);
   if (const std::optional<TraceContext> trace = TraceOf(record.context)) {
     fields.emplace_back("trace_id", trace->trace_id);

@@ -2,6 +2,7 @@
 #define NORMD_SERVER_APP_CALL_LOG_H_
 
 #include "absl/time/time.h"
+#include "server/access/access_control.h"
 #include "server/app/logger.h"
 #include "server/service/unary_call.h"
 
@@ -12,14 +13,17 @@ namespace normd::app {
 // `traceparent`. Thread-safe.
 class CallLog {
  public:
-  // `logger` outlives the log. A call that takes longer than `slow_after` is slow; watching streams never are.
-  CallLog(Logger* logger, absl::Duration slow_after) : logger_(logger), slow_after_(slow_after) {}
+  // A call that takes longer than `slow_after` is slow; watching streams never are. `access`, which may be null, knows
+  // who makes it. It and `logger` outlive the log.
+  CallLog(Logger* logger, absl::Duration slow_after, const access::AccessControl* access)
+      : logger_(logger), slow_after_(slow_after), access_(access) {}
 
   void OnCall(const service::CallRecord& record);
 
  private:
   Logger* const logger_;
   const absl::Duration slow_after_;
+  const access::AccessControl* const access_;
 };
 
 }  // namespace normd::app

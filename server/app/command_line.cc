@@ -90,11 +90,38 @@ void AddListenOptions(CLI::App& app, CommandLine& command) {
                  "HOST:PORT to listen on; port 0 picks a free one; \"\" turns TCP off")
       ->check(CLI::Validator(CheckListen, "HOST:PORT"));
   app.add_flag("--insecure", command.server.insecure,
-               "Let --listen be an address that other machines reach, where anyone may read and change every layer");
+               "Let --listen be an address that other machines reach without TLS, or where anyone may read and change "
+               "every layer");
   app.add_option("--unix-socket", command.server.unix_socket, "Path of a Unix socket to listen on as well")
       ->type_name("PATH");
   AddSeconds(app, "--drain-timeout", &command.drain_timeout, "Seconds that running calls get after SIGTERM or SIGINT")
       ->check(CLI::Range(0.0, 86400.0));
+}
+
+void AddSecurityOptions(CLI::App& app, CommandLine& command) {
+  ServerOptions& server = command.server;
+  app.option_defaults()->group("Security");
+  app.add_option(
+         "--tls-cert", server.tls.cert_file,
+         "PEM file with the certificate of --listen and those that lead to its root; read again when it changes")
+      ->type_name("FILE");
+  app.add_option("--tls-key", server.tls.key_file, "PEM file with its private key; read again when it changes")
+      ->type_name("FILE");
+  app.add_option("--tls-client-ca", server.tls.client_ca_file,
+                 "PEM file with the certificates of those who sign clients' certificates: each client of --listen must "
+                 "have one then; read again when it changes")
+      ->type_name("FILE");
+  app.add_option("--access-file", server.access.file,
+                 "File that says who may do what, by token or certificate: NAME CREDENTIAL GRANT... in each line "
+                 "(docs/security.md); read again when it changes; \"\": everybody may do everything")
+      ->type_name("FILE");
+  app.add_option("--max-calls-per-second", server.access.calls_per_second,
+                 "Most calls a second of one identity, or of all clients without --access-file; more get "
+                 "RESOURCE_EXHAUSTED with a hint when to come again; 0: as many as they like")
+      ->check(CLI::Range(0.0, 1e9));
+  app.add_option("--max-streams-per-connection", server.max_streams_per_connection,
+                 "Most calls, streams among them, that one connection may have at a time; more wait at the client")
+      ->check(CLI::Range(1, 1'000'000));
 }
 
 void AddStoreOptions(CLI::App& app, CommandLine& command, std::string& password_file) {
@@ -275,6 +302,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   CLI::App app("normd: shared, versioned normalization layers over gRPC", "normd");
   app.option_defaults()->always_capture_default();
   AddListenOptions(app, result);
+  AddSecurityOptions(app, result);
   AddStoreOptions(app, result, password_file);
   AddLayerOptions(app, result);
   AddCallOptions(app, result);

@@ -11,7 +11,10 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "server/access/access_control.h"
 #include "server/app/listen_address.h"
+#include "server/app/tls_files.h"
+#include "server/base/clock.h"
 #include "server/store/redis/redis_location.h"
 
 namespace normd::app {
@@ -28,7 +31,7 @@ std::string WhyNotWritable(std::filesystem::path folder) {
     folder = folder.parent_path();
   }
   if (!S_ISDIR(info.st_mode)) return absl::StrCat(folder.string(), " is no folder");
-  if (access(folder.c_str(), W_OK | X_OK) != 0) {
+  if (::access(folder.c_str(), W_OK | X_OK) != 0) {
     return absl::StrCat("cannot write to ", folder.string(), ": ", std::strerror(errno));
   }
   return "";
@@ -57,7 +60,7 @@ void CheckSqlite(const std::string& path, std::vector<std::string>* problems) {
   if (stat(path.c_str(), &info) != 0) return;
   if (!S_ISREG(info.st_mode)) {
     problems->push_back(absl::StrCat("store: ", path, " is no file"));
-  } else if (access(path.c_str(), R_OK | W_OK) != 0) {
+  } else if (::access(path.c_str(), R_OK | W_OK) != 0) {
     problems->push_back(absl::StrCat("store: cannot read and write ", path, ": ", std::strerror(errno)));
   }
 }
@@ -66,7 +69,7 @@ void CheckRedis(const std::string& location, std::vector<std::string>* problems)
   const absl::StatusOr<store::RedisLocation> redis = store::ParseRedisLocation(location);
   if (!redis.ok()) return;  // The command line says so.
   for (const std::string& path : {redis->ca_file, redis->cert_file, redis->key_file}) {
-    if (path.empty() || access(path.c_str(), R_OK) == 0) continue;
+    if (path.empty() || ::access(path.c_str(), R_OK) == 0) continue;
     problems->push_back(absl::StrCat("store: cannot read ", path, ": ", std::strerror(errno)));
   }
 }
@@ -76,6 +79,14 @@ void CheckRedis(const std::string& location, std::vector<std::string>* problems)
 std::vector<std::string> ConfigProblems(const ServerOptions& options) {
   std::vector<std::string> problems;
   if (absl::Status status = CheckListening(options); !status.ok()) problems.emplace_back(status.message());
+  if (options.tls.enabled()) {
+    if (absl::Status status = ReadTlsFiles(options.tls, absl::Now()).status(); !status.ok()) {
+      problems.emplace_back(status.message());
+    }
+  }
+  const absl::Status access =
+      access::AccessControl::Open(options.access, base::Clock::System(), [](const absl::Status&) {}).status();
+  if (!access.ok()) problems.push_back(absl::StrCat("access-file: ", access.message()));
   if (!options.unix_socket.empty()) CheckUnixSocket(options.unix_socket, &problems);
   if (const absl::StatusOr<HostPort> metrics = ParseHostPort(options.metrics_listen);
       metrics.ok() && metrics->port != 0 && options.metrics_listen == options.listen) {

@@ -27,7 +27,7 @@ void KeepFreedMemory() {
 }
 
 int CheckHealthAndReport(const CommandLine& command) {
-  const absl::Status status = CheckHealth(command.health_address, absl::Seconds(3));
+  const absl::Status status = CheckHealth(command.health_address, command.server.tls, absl::Seconds(3));
   if (status.ok()) {
     std::printf("normd: %s: SERVING\n", command.health_address.c_str());
     return 0;

@@ -17,9 +17,12 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "proto/wire/socket_buffers.h"
 #include "server/app/listen_address.h"
+#include "server/app/port_credentials.h"
+#include "server/app/security_log.h"
 #include "server/base/cgroup.h"
 #include "server/base/clock.h"
 #include "server/kernels/parallelism.h"
@@ -73,10 +76,37 @@ absl::Status CheckListening(const ServerOptions& options) {
   absl::StatusOr<HostPort> address = ParseHostPort(options.listen);
   if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("listen: ", address.status().message()));
   if (options.insecure || IsLoopback(*address)) return absl::OkStatus();
+  const bool encrypts = options.tls.enabled();
+  const bool identifies = !options.access.file.empty() || !options.tls.client_ca_file.empty();
+  if (encrypts && identifies) return absl::OkStatus();
+  const absl::string_view danger = identifies ? "tokens would travel there for all to read: want tls-cert and tls-key"
+                                              : "whoever reaches it may read and change every layer: want tls-cert and "
+                                                "tls-key with access-file or tls-client-ca";
   return absl::InvalidArgumentError(
-      absl::StrCat("listen: ", JoinHostPort(*address),
-                   " is not loopback, and whoever reaches it may read and change every layer: want 127.0.0.1, "
-                   "[::1], localhost or unix-socket, or --insecure if the network keeps others out"));
+      absl::StrCat("listen: ", JoinHostPort(*address), " is not loopback, and ", danger,
+                   ", or 127.0.0.1, [::1], localhost or unix-socket, or --insecure if the network keeps others out"));
+}
+
+absl::StatusOr<Server::Security> Server::OpenSecurity(const ServerOptions& options, Logger* logger) {
+  Security security;
+  if (options.tls.enabled()) {
+    absl::StatusOr<std::unique_ptr<TlsFiles>> tls =
+        TlsFiles::Open(options.tls, base::Clock::System(),
+                       [logger](const absl::StatusOr<TlsCertificates>& files) { LogCertificates(files, logger); });
+    if (!tls.ok()) return tls.status();
+    security.tls = *std::move(tls);
+    logger->Log(LogLevel::kInfo, "certificates",
+                {{"expires", absl::FormatTime(security.tls->expires(), absl::UTCTimeZone())}});
+  }
+  if (!options.access.file.empty() || options.access.calls_per_second > 0) {
+    absl::StatusOr<std::unique_ptr<access::AccessControl>> access = access::AccessControl::Open(
+        options.access, base::Clock::System(), [logger](const absl::Status& status) { LogAccessFile(status, logger); });
+    if (!access.ok()) {
+      return absl::Status(access.status().code(), absl::StrCat("access-file: ", access.status().message()));
+    }
+    security.access = *std::move(access);
+  }
+  return security;
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options, Logger* logger) {
@@ -84,9 +114,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   PrepareGrpc();
   const int cores = options.threads > 0 ? options.threads : kernels::AvailableCores();
   const absl::Time start = absl::Now();
+  absl::StatusOr<Security> security = OpenSecurity(options, logger);
+  if (!security.ok()) return security.status();
   absl::StatusOr<std::unique_ptr<store::StateStore>> store = store::OpenStore(options.store);
   if (!store.ok()) return store.status();
-  std::unique_ptr<Server> server(new Server(options, *std::move(store), cores, logger));
+  std::unique_ptr<Server> server(new Server(options, *std::move(security), *std::move(store), cores, logger));
   if (absl::Status status = server->registry_.Load(); !status.ok()) return status;
   if (absl::Status status = server->snapshots_.Load(); !status.ok()) return status;
   const absl::Duration load_time = absl::Now() - start;
@@ -102,14 +134,23 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
                {"layers", server->registry_.size()},
                {"load_ms", absl::ToDoubleMilliseconds(load_time)}});
   for (const std::string& address : server->addresses_) {
-    logger->Log(LogLevel::kInfo, "listening", {{"address", address}, {"threads", cores}});
+    const bool is_unix = absl::StartsWith(address, "unix:");
+    logger->Log(LogLevel::kInfo, "listening",
+                {{"address", address},
+                 {"threads", cores},
+                 {"tls", is_unix || !options.tls.enabled()    ? "no"
+                         : options.tls.client_ca_file.empty() ? "yes"
+                                                              : "mutual"},
+                 {"access", options.access.file.empty() ? "everybody" : "by access file"}});
   }
   return server;
 }
 
-Server::Server(const ServerOptions& options, std::unique_ptr<store::StateStore> store, int cores, Logger* logger)
+Server::Server(const ServerOptions& options, Security security, std::unique_ptr<store::StateStore> store, int cores,
+               Logger* logger)
     : logger_(logger),
-      observer_(logger, options.log_slow_calls_after),
+      security_(std::move(security)),
+      observer_(security_.access.get(), logger, options.log_slow_calls_after),
       store_(std::move(store)),
       registry_(options.limits, base::Clock::System(), store_.get()),
       snapshots_(&registry_),
@@ -124,16 +165,20 @@ Server::Server(const ServerOptions& options, std::unique_ptr<store::StateStore> 
       open_inference_service_(&registry_, regions_.get(), options.open_inference_shared_memory, &buffers_, &executor_,
                               &observer_),
       shared_memory_service_(regions_.get(), &observer_),
-      statistics_({.server_version = NORMD_VERSION,
-                   .threads = cores,
-                   .calls = &observer_.statistics,
-                   .observer = &observer_,
-                   .registry = &registry_,
-                   .regions = regions_.get(),
-                   .compute_thread = &compute_thread_,
-                   .buffers = &buffers_,
-                   .executor = &executor_,
-                   .layer_service = &layer_service_}),
+      statistics_(
+          {.server_version = NORMD_VERSION,
+           .threads = cores,
+           .calls = &observer_.statistics,
+           .observer = &observer_,
+           .registry = &registry_,
+           .regions = regions_.get(),
+           .compute_thread = &compute_thread_,
+           .buffers = &buffers_,
+           .executor = &executor_,
+           .layer_service = &layer_service_,
+           .access = security_.access.get(),
+           .certificate_expires =
+               [this] { return security_.tls == nullptr ? absl::InfiniteFuture() : security_.tls->expires(); }}),
       administration_(&statistics_, logger),
       admin_service_(&administration_, &observer_),
       health_service_({v1::AdminService::service_full_name(), v1::LayerService::service_full_name(),
@@ -180,17 +225,22 @@ absl::Status Server::Listen(const ServerOptions& options) {
   builder.SetOption(std::make_unique<SocketBuffers>());
   builder.SetMaxReceiveMessageSize(static_cast<int>(max_message_bytes_));
   builder.SetMaxSendMessageSize(-1);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams_per_connection);
+  const OnRefusedCall on_refused = [log = std::make_shared<RefusalLog>(logger_, base::Clock::System())](
+                                       absl::string_view path, const absl::Status& status) { log->Add(path, status); };
   HostPort tcp;
   int tcp_port = 0;
   if (!options.listen.empty()) {
     tcp = *ParseHostPort(options.listen);
-    builder.AddListeningPort(JoinHostPort(tcp), grpc::InsecureServerCredentials(), &tcp_port);
+    builder.AddListeningPort(JoinHostPort(tcp),
+                             MakePortCredentials(security_.tls.get(), security_.access.get(), on_refused), &tcp_port);
   }
   int unix_port = 0;
   if (!options.unix_socket.empty()) {
     // Before gRPC looks: it would take the path away from a server that lives.
     if (absl::Status status = RemoveStaleSocket(options.unix_socket); !status.ok()) return status;
-    builder.AddListeningPort(absl::StrCat("unix:", options.unix_socket), grpc::InsecureServerCredentials(), &unix_port);
+    builder.AddListeningPort(absl::StrCat("unix:", options.unix_socket),
+                             MakePortCredentials(nullptr, security_.access.get(), on_refused), &unix_port);
   }
   builder.RegisterService(&layer_service_);
   builder.RegisterService(&normalization_service_);

@@ -12,10 +12,12 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "proto/wire/buffer_pool.h"
+#include "server/access/access_control.h"
 #include "server/app/administration.h"
 #include "server/app/call_log.h"
 #include "server/app/logger.h"
 #include "server/app/memory_trimmer.h"
+#include "server/app/tls_files.h"
 #include "server/base/compute_thread.h"
 #include "server/metrics/call_statistics.h"
 #include "server/metrics/prometheus_endpoint.h"
@@ -40,13 +42,20 @@ namespace normd::app {
 struct ServerOptions {
   // HOST:PORT; port 0 picks a free one; empty: no TCP.
   std::string listen = "127.0.0.1:50051";
-  // Whether `listen` may be an address that other machines reach: there, anyone may read and change every layer.
+  // Of `listen`; those who use the Unix socket need none.
+  TlsOptions tls;
+  // Who may do what, wherever he comes from.
+  access::AccessOptions access;
+  // Whether `listen` may be an address that other machines reach although not both TLS and a way to tell who calls are
+  // set.
   bool insecure = false;
   // Path; empty: no Unix socket.
   std::string unix_socket;
   // Largest request, in bytes as it travels. More than two sevenths of the memory budget are taken for so many: a
   // larger one never fits.
   int64_t max_message_bytes = 256 << 20;
+  // Calls, streams among them, that one connection may have at a time; more wait.
+  int max_streams_per_connection = 1000;
   registry::RegistryOptions limits;
   // Where the layers are kept.
   store::StoreOptions store;
@@ -73,7 +82,8 @@ struct ServerOptions {
   absl::Duration log_slow_calls_after = absl::InfiniteDuration();
 };
 
-// INVALID_ARGUMENT: there is no address at all, or one that is no address, or one beyond loopback without `insecure`.
+// INVALID_ARGUMENT: there is no address at all, or one that is no address, or one beyond loopback where, without
+// `insecure`, whoever listens in or comes by would have to be kept out.
 absl::Status CheckListening(const ServerOptions& options);
 
 // A running normd: registry, shared memory, compute thread, services, health, reflection and the sockets. Owns all of
@@ -113,7 +123,8 @@ class Server {
   // Tells all who want to know of the calls.
   class Observer final : public service::CallObserver {
    public:
-    Observer(Logger* logger, absl::Duration slow_after) : log_(logger, slow_after) {}
+    Observer(const access::AccessControl* access, Logger* logger, absl::Duration slow_after)
+        : CallObserver(access), log_(logger, slow_after, access) {}
     void OnCall(const service::CallRecord& record) override {
       statistics.Count(record);
       log_.OnCall(record);
@@ -126,11 +137,20 @@ class Server {
     CallLog log_;
   };
 
-  Server(const ServerOptions& options, std::unique_ptr<store::StateStore> store, int cores, Logger* logger);
+  // What keeps others out; null: nothing.
+  struct Security {
+    std::unique_ptr<TlsFiles> tls;
+    std::unique_ptr<access::AccessControl> access;
+  };
+
+  Server(const ServerOptions& options, Security security, std::unique_ptr<store::StateStore> store, int cores,
+         Logger* logger);
+  static absl::StatusOr<Security> OpenSecurity(const ServerOptions& options, Logger* logger);
   absl::Status ListenForMetrics(const ServerOptions& options);
   absl::Status Listen(const ServerOptions& options);
 
   Logger* const logger_;
+  const Security security_;
   Observer observer_;
   const std::unique_ptr<store::StateStore> store_;
   registry::LayerRegistry registry_;

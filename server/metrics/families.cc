@@ -88,6 +88,13 @@ void AddCalls(const v1::ServerStatistics& statistics, Families* out) {
   }
   out->Gauge("normd_calls_in_flight", "Calls that have begun and not ended.", statistics.calls_in_flight());
   out->Gauge("normd_watchers", "Open WatchLayers streams.", statistics.watchers());
+  const v1::SecurityStatistics& security = statistics.security();
+  out->Counter("normd_calls_denied_total", "Calls of nobody known, or of somebody without a role for the method.",
+               security.denied_calls());
+  if (security.has_certificate_expire_time()) {
+    out->Gauge("normd_certificate_expire_timestamp_seconds", "When the server's TLS certificate expires.",
+               security.certificate_expire_time());
+  }
 }
 
 void AddResources(const v1::ServerStatistics& statistics, Families* out) {

@@ -84,6 +84,10 @@ v1::ServerStatistics StatisticsCollector::Collect(int max_layers) const {
   out.set_rejected_batches(totals.rejected_batches.load(std::memory_order_relaxed));
   out.set_replays(totals.replays.load(std::memory_order_relaxed));
   AddLayers(max_layers, &out);
+  v1::SecurityStatistics* const security = out.mutable_security();
+  if (sources_.access != nullptr) security->set_denied_calls(sources_.access->refused());
+  const absl::Time expires = sources_.certificate_expires();
+  if (expires != absl::InfiniteFuture()) security->set_certificate_expire_time(absl::ToUnixSeconds(expires));
   return out;
 }
 

@@ -8,6 +8,7 @@
 #include "absl/time/time.h"
 #include "normd/v1/admin_service.pb.h"
 #include "proto/wire/buffer_pool.h"
+#include "server/access/access_control.h"
 #include "server/base/compute_thread.h"
 #include "server/metrics/call_statistics.h"
 #include "server/registry/layer_registry.h"
@@ -32,6 +33,10 @@ struct StatisticsSources {
   const wire::BufferPool* buffers;
   const service::TensorExecutor* executor;
   const service::LayerServiceImpl* layer_service;
+  // Null: nobody is turned away.
+  const access::AccessControl* access;
+  // Of the server's certificate; infinite: it has none.
+  std::function<absl::Time()> certificate_expires;
 };
 
 // Puts together what the parts of a server have counted, when somebody asks. Takes time that grows with the number of

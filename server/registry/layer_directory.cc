@@ -92,13 +92,14 @@ absl::StatusOr<std::shared_ptr<LayerEntry>> LayerDirectory::Find(absl::string_vi
   return absl::NotFoundError(absl::StrCat(layer::LayerPrefix(name), "does not exist"));
 }
 
-ListPage LayerDirectory::List(absl::string_view prefix, absl::string_view after, int page_size) const {
+ListPage LayerDirectory::List(absl::string_view prefix, absl::string_view after, int page_size,
+                              NameFilter wanted) const {
   ListPage page;
   const auto limit = static_cast<size_t>(std::max(page_size, 1));
   const base::ReaderMutexLock lock(&mutex_);
   auto it = after < prefix ? layers_.lower_bound(prefix) : layers_.upper_bound(after);
   for (; it != layers_.end() && absl::StartsWith(it->first, prefix); ++it) {
-    if (it->second->IsDeleted()) continue;
+    if (it->second->IsDeleted() || !wanted(it->first)) continue;
     if (page.layers.size() == limit) {
       page.last_name = page.layers.back()->name;
       break;

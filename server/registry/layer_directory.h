@@ -49,8 +49,10 @@ class LayerDirectory {
 
   // NOT_FOUND: no such layer. INVALID_ARGUMENT: no layer can have this name.
   absl::StatusOr<std::shared_ptr<LayerEntry>> Find(absl::string_view name) const;
-  // Up to `page_size` layers in byte order whose name starts with `prefix` and comes after `after`.
-  ListPage List(absl::string_view prefix, absl::string_view after, int page_size) const;
+  using NameFilter = absl::FunctionRef<bool(absl::string_view name)>;
+  static bool EveryName(absl::string_view /*name*/) { return true; }
+  // Up to `page_size` layers in byte order whose name starts with `prefix`, comes after `after` and is `wanted`.
+  ListPage List(absl::string_view prefix, absl::string_view after, int page_size, NameFilter wanted) const;
   int64_t size() const;
   // Every layer, in byte order.
   std::vector<std::shared_ptr<LayerEntry>> Entries() const;

@@ -75,8 +75,9 @@ class LayerRegistry {
   // `version`: see LayerEntry::SnapshotAt.
   absl::StatusOr<SnapshotPtr> Get(absl::string_view name, int64_t version = 0) const;
   // As LayerDirectory::List.
-  ListPage List(absl::string_view prefix, absl::string_view after, int page_size) const {
-    return directory_.List(prefix, after, page_size);
+  ListPage List(absl::string_view prefix, absl::string_view after, int page_size,
+                LayerDirectory::NameFilter wanted = LayerDirectory::EveryName) const {
+    return directory_.List(prefix, after, page_size, wanted);
   }
   // An empty etag, and an expected_version of 0, fit everything.
   absl::StatusOr<SnapshotPtr> Update(absl::string_view name, const ConfigUpdate& update, absl::string_view etag,

@@ -48,6 +48,8 @@ class Snapshots {
   absl::Status Load();
 
   absl::StatusOr<store::SnapshotInfo> Create(const SnapshotSpec& spec);
+  // NOT_FOUND: there is none.
+  absl::StatusOr<store::SnapshotInfo> Find(const std::string& name) const;
   // By name in byte order.
   std::vector<store::SnapshotInfo> List(absl::string_view prefix) const;
   absl::Status Delete(const std::string& name, absl::string_view request_id);
@@ -79,7 +81,6 @@ class Snapshots {
                                                                 LayerDirectory::LifecycleChange* change);
   // Makes of a layer of long ago the first version of one that comes.
   void PrepareFirst(bool renamed, layer::LayerSnapshot* first) const;
-  absl::StatusOr<store::SnapshotInfo> Find(const std::string& name) const;
 
   LayerRegistry* const registry_;
   LayerDirectory* const directory_;

@@ -15,6 +15,9 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetStatistics(grpc::CallbackServerCo
                                                           const v1::GetStatisticsRequest* request,
                                                           v1::GetStatisticsResponse* response) {
   return HandleUnary(context, "GetStatistics", "", request, response, observer_, [&]() -> absl::Status {
+    // It names layers.
+    absl::Status allowed = observer_->CallerOf(*context).CheckPrefix(access::Role::kRead, "");
+    if (!allowed.ok()) return allowed;
     const int layers = request->max_layers();
     if (layers < 0 || layers > kMostLayers) {
       return absl::InvalidArgumentError(absl::StrCat("max_layers is ", layers, ", want 0 to ", kMostLayers));
@@ -27,7 +30,9 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetStatistics(grpc::CallbackServerCo
 grpc::ServerUnaryReactor* AdminServiceImpl::GetLogLevel(grpc::CallbackServerContext* context,
                                                         const v1::GetLogLevelRequest* request,
                                                         v1::GetLogLevelResponse* response) {
-  return HandleUnary(context, "GetLogLevel", "", request, response, observer_, [&] {
+  return HandleUnary(context, "GetLogLevel", "", request, response, observer_, [&]() -> absl::Status {
+    absl::Status allowed = observer_->CallerOf(*context).CheckPrefix(access::Role::kAdmin, "");
+    if (!allowed.ok()) return allowed;
     response->set_level(administration_->log_level());
     return absl::OkStatus();
   });
@@ -37,6 +42,8 @@ grpc::ServerUnaryReactor* AdminServiceImpl::SetLogLevel(grpc::CallbackServerCont
                                                         const v1::SetLogLevelRequest* request,
                                                         v1::SetLogLevelResponse* response) {
   return HandleUnary(context, "SetLogLevel", "", request, response, observer_, [&]() -> absl::Status {
+    absl::Status allowed = observer_->CallerOf(*context).CheckPrefix(access::Role::kAdmin, "");
+    if (!allowed.ok()) return allowed;
     const v1::LogLevel level = request->level();
     if (level == v1::LOG_LEVEL_UNSPECIFIED || !v1::LogLevel_IsValid(level)) {
       return absl::InvalidArgumentError(absl::StrCat("level is ", static_cast<int>(level),

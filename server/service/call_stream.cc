@@ -10,7 +10,10 @@ namespace normd::service {
 
 CallStream::CallStream(grpc::CallbackServerContext* context, absl::string_view method,
                        const TensorStreamContext& streams, OpenStreams* open, NewCall new_call)
-    : TensorStream(context, method, open), streams_(streams), new_call_(std::move(new_call)) {}
+    : TensorStream(context, method, open),
+      streams_(streams),
+      caller_(streams.observer->CallerOf(*context)),
+      new_call_(std::move(new_call)) {}
 
 void CallStream::OnMessage(wire::MessageSlices message) {
   // Shared with its job, which is gone when it is refused.
@@ -19,7 +22,8 @@ void CallStream::OnMessage(wire::MessageSlices message) {
   step->call = new_call_();
   absl::Status unreadable;
   absl::Status status = WithoutExceptions([&] {
-    absl::Status decoded = step->call->Decode(std::move(message), &unreadable);
+    const auto authorize = [&](access::Role role) { return CheckCall(caller_, role, step->call->layer()); };
+    absl::Status decoded = step->call->Decode(std::move(message), authorize, &unreadable);
     return decoded.ok() ? step->call->call().Admit() : decoded;
   });
   if (!unreadable.ok()) return End(unreadable);

@@ -22,7 +22,7 @@ class StreamedCall {
   virtual ~StreamedCall() = default;
 
   // Reads the call. A status is the call's, and the stream goes on, unless `unreadable` gets one: that ends the stream.
-  virtual absl::Status Decode(wire::MessageSlices message, absl::Status* unreadable) = 0;
+  virtual absl::Status Decode(wire::MessageSlices message, Authorize authorize, absl::Status* unreadable) = 0;
   // After Decode.
   virtual TensorCall& call() = 0;
   // For those who observe: "Steps.Infer"; also after a failed Decode.
@@ -60,6 +60,7 @@ class CallStream final : public TensorStream {
   void AnswerAndGoOn(Step& step, absl::Status status);
 
   const TensorStreamContext& streams_;
+  const access::Caller caller_;
   const NewCall new_call_;
 };
 

@@ -112,6 +112,8 @@ class ChunkStream : public TensorStream {
     layer_ = call.layer();
     if constexpr (requires { call.request_id(); }) request_id_ = call.request_id();
     if (absl::Status status = layer::ValidateName(layer_); !status.ok()) return status;
+    absl::Status allowed = CheckCall(streams_.observer->CallerOf(context()), *RoleOf(method()), layer_);
+    if (!allowed.ok()) return allowed;
     if (!call.has_x()) return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(layer_), "x is missing"));
     if (!call.x().data().empty()) {
       return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(layer_), "x has ", call.x().data().size(),

@@ -81,7 +81,10 @@ grpc::ServerUnaryReactor* LayerServiceImpl::ListLayers(grpc::CallbackServerConte
     if (!after.ok()) return after.status();
     const int page_size = request->page_size() == 0 ? kDefaultPageSize : std::min(request->page_size(), kMaxPageSize);
 
-    const registry::ListPage page = registry_->List(request->prefix(), *after, page_size);
+    const access::Caller caller = observer_->CallerOf(*context);
+    const registry::ListPage page = registry_->List(request->prefix(), *after, page_size, [&](absl::string_view name) {
+      return caller.Allows(access::Role::kRead, name);
+    });
     std::size_t bytes = 0;
     std::string last_name = page.last_name;
     for (const SnapshotPtr& snapshot : page.layers) {
@@ -146,7 +149,13 @@ grpc::ServerUnaryReactor* LayerServiceImpl::SetState(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* LayerServiceImpl::ForkLayer(grpc::CallbackServerContext* context,
                                                       const v1::ForkLayerRequest* request,
                                                       v1::ForkLayerResponse* response) {
-  return HandleUnary(context, "ForkLayer", request->name(), request, response, observer_, [&]() -> absl::Status {
+  return HandleUnary(context, "ForkLayer", "", request, response, observer_, [&]() -> absl::Status {
+    // Who shares gamma and beta changes those of the other.
+    const access::Caller caller = observer_->CallerOf(*context);
+    absl::Status allowed =
+        caller.Check(request->share_affine() ? access::Role::kTrain : access::Role::kRead, request->name());
+    if (allowed.ok()) allowed = caller.Check(access::Role::kTrain, request->new_name());
+    if (!allowed.ok()) return allowed;
     return Answer(registry_->Fork({.name = request->name(),
                                    .new_name = request->new_name(),
                                    .version = request->version(),
@@ -159,8 +168,9 @@ grpc::ServerUnaryReactor* LayerServiceImpl::ForkLayer(grpc::CallbackServerContex
 
 grpc::ServerWriteReactor<v1::WatchLayersResponse>* LayerServiceImpl::WatchLayers(
     grpc::CallbackServerContext* context, const v1::WatchLayersRequest* request) {
-  return new WatchStream(context, static_cast<int64_t>(request->ByteSizeLong()), ToWatchSpec(*request, *registry_),
-                         registry_, &watch_streams_, observer_);
+  const access::Caller caller = observer_->CallerOf(*context);
+  return new WatchStream(context, caller, static_cast<int64_t>(request->ByteSizeLong()),
+                         ToWatchSpec(*request, caller, *registry_), registry_, &watch_streams_, observer_);
 }
 
 }  // namespace normd::service

@@ -17,15 +17,16 @@ namespace {
 template <typename Request>
 class UnaryTensorCall {
  public:
-  UnaryTensorCall(const TensorCallContext& context, absl::Span<const wire::PayloadField> schema)
-      : context_(context), schema_(schema) {}
+  UnaryTensorCall(const TensorCallContext& context, access::Role role, absl::Span<const wire::PayloadField> schema)
+      : context_(context), role_(role), schema_(schema) {}
 
-  absl::Status Decode(wire::MessageSlices slices) {
+  absl::Status Decode(wire::MessageSlices slices, Authorize authorize) {
     ReceivedMessage message{.slices = std::move(slices), .payloads = {}};
     Request request;
     absl::Status status = wire::SplitMessage(message.slices, schema_, &request, absl::MakeSpan(message.payloads));
-    if (status.ok()) call_ = NewTensorCall(context_, std::move(request), std::move(message));
-    return status;
+    if (!status.ok()) return status;
+    call_ = NewTensorCall(context_, std::move(request), std::move(message));
+    return authorize(role_);
   }
   absl::string_view layer() const { return call_ != nullptr ? call_->layer() : ""; }
   absl::string_view request_id() const { return call_ != nullptr ? call_->request_id() : ""; }
@@ -34,6 +35,7 @@ class UnaryTensorCall {
 
  private:
   const TensorCallContext& context_;
+  const access::Role role_;
   const absl::Span<const wire::PayloadField> schema_;
   std::unique_ptr<TensorCall> call_;
 };
@@ -48,7 +50,7 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::Handle(grpc::CallbackServerC
                                                            grpc::ByteBuffer* response) {
   const UnaryCall call(context, method, static_cast<int64_t>(request->Length()), context_.observer);
   return HandleTensorCall(call, context_, request, response,
-                          std::make_shared<UnaryTensorCall<Request>>(context_.call, schema));
+                          std::make_shared<UnaryTensorCall<Request>>(context_.call, *RoleOf(method), schema));
 }
 
 grpc::ServerUnaryReactor* NormalizationServiceImpl::TrainStep(grpc::CallbackServerContext* context,
@@ -81,6 +83,8 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::MergeMoments(grpc::CallbackS
   call.set_request(request->layer(), request->request_id());
   call.RunAndStore(
       [&](registry::PendingCommitPtr* stored) -> absl::Status {
+        absl::Status allowed = call.CheckAccess(access::Role::kTrain, request->layer());
+        if (!allowed.ok()) return allowed;
         registry::CallControl control;
         control.check_alive = [&call] { return call.CheckAlive(); };
         absl::StatusOr<registry::MergeMomentsResult> result =

@@ -92,11 +92,12 @@ absl::StatusOr<registry::LayerRegistry::SnapshotPtr> FindModelVersion(const regi
   return found;
 }
 
-absl::Status OpenInferenceCall::Decode(wire::MessageSlices message) {
+absl::Status OpenInferenceCall::Decode(wire::MessageSlices message, Authorize authorize) {
   ReceivedMessage received{.slices = std::move(message), .payloads = {}};
   absl::Status status = wire::SplitMessage(received.slices, wire::kModelInferRequestPayloads, &request_,
                                            absl::MakeSpan(received.payloads));
   if (status.ok()) status = ReadParameters();
+  if (status.ok()) status = authorize(training_ ? access::Role::kTrain : access::Role::kRead);
   if (status.ok()) status = ReadOutputs();
   v1::Tensor x;
   if (status.ok()) status = ReadInput(&received, &x);

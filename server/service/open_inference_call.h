@@ -33,8 +33,8 @@ class OpenInferenceCall {
       : context_(context), regions_(regions) {}
 
   // Reads the request from `message`. INVALID_ARGUMENT, as open_inference_service.proto says; NOT_FOUND: no such
-  // region.
-  absl::Status Decode(wire::MessageSlices message);
+  // region; what `authorize` says.
+  absl::Status Decode(wire::MessageSlices message, Authorize authorize);
 
   // As far as they are known, also after a failed Decode.
   absl::string_view layer() const { return request_.model_name(); }

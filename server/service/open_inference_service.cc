@@ -144,7 +144,8 @@ grpc::ServerUnaryReactor* OpenInferenceService::ModelStatistics(grpc::CallbackSe
       return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(request->name()),
                                                      "version is set, want none: statistics are of all versions"));
     }
-    absl::StatusOr<::inference::ModelStatisticsResponse> got = statistics_.Get(request->name());
+    absl::StatusOr<::inference::ModelStatisticsResponse> got =
+        statistics_.Get(request->name(), observer_->CallerOf(*context));
     if (!got.ok()) return got.status();
     *response = *std::move(got);
     return absl::OkStatus();
@@ -160,7 +161,9 @@ grpc::ServerUnaryReactor* OpenInferenceService::RepositoryIndex(grpc::CallbackSe
           absl::StrCat("repository_name has ", request->repository_name().size(),
                        " bytes, want none: there is one repository, which holds all layers"));
     }
+    const access::Caller caller = observer_->CallerOf(*context);
     for (const SnapshotPtr& layer : registry_->List("", "", INT_MAX).layers) {
+      if (!caller.Allows(access::Role::kRead, layer->name)) continue;
       ::inference::RepositoryIndexResponse::ModelIndex* const model = response->add_models();
       model->set_name(layer->name);
       model->set_version(absl::StrCat(layer->version));

@@ -30,7 +30,8 @@ void OpenInferenceStatistics::OnCall(const CallRecord& record) {
   found->second.last = absl::Now();
 }
 
-absl::StatusOr<::inference::ModelStatisticsResponse> OpenInferenceStatistics::Get(const std::string& name) {
+absl::StatusOr<::inference::ModelStatisticsResponse> OpenInferenceStatistics::Get(const std::string& name,
+                                                                                  const access::Caller& caller) {
   ::inference::ModelStatisticsResponse response;
   const auto add = [&response](const std::string& layer, const Entry& entry) {
     ::inference::ModelStatistics* const out = response.add_model_stats();
@@ -52,7 +53,7 @@ absl::StatusOr<::inference::ModelStatisticsResponse> OpenInferenceStatistics::Ge
   const base::MutexLock lock(&mutex_);
   for (auto it = entries_.begin(); it != entries_.end();) {
     if (registry_->Find(it->first).ok()) {
-      add(it->first, it->second);
+      if (caller.Allows(access::Role::kRead, it->first)) add(it->first, it->second);
       ++it;
     } else {
       it = entries_.erase(it);

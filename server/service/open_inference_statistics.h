@@ -21,14 +21,14 @@ class OpenInferenceStatistics final : public CallObserver {
  public:
   // Both outlive this.
   OpenInferenceStatistics(const registry::LayerRegistry* registry, CallObserver* next)
-      : registry_(registry), next_(next) {}
+      : CallObserver(next->access()), registry_(registry), next_(next) {}
 
   void OnCall(const CallRecord& record) override;
   void Began() override { next_->Began(); }
   void Ended() override { next_->Ended(); }
 
-  // Of layer `name`; empty: of all that were asked and exist. NOT_FOUND: no such layer.
-  absl::StatusOr<::inference::ModelStatisticsResponse> Get(const std::string& name);
+  // Of layer `name`; empty: of all that were asked and exist, and that `caller` may read. NOT_FOUND: no such layer.
+  absl::StatusOr<::inference::ModelStatisticsResponse> Get(const std::string& name, const access::Caller& caller);
 
  private:
   struct Sum {

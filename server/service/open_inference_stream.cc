@@ -18,8 +18,8 @@ class StreamedInference final : public StreamedCall {
  public:
   StreamedInference(const TensorCallContext& context, const OpenInferenceRegions& regions) : call_(context, regions) {}
 
-  absl::Status Decode(wire::MessageSlices message, absl::Status* /*unreadable*/) override {
-    return call_.Decode(std::move(message));
+  absl::Status Decode(wire::MessageSlices message, Authorize authorize, absl::Status* /*unreadable*/) override {
+    return call_.Decode(std::move(message), authorize);
   }
   TensorCall& call() override { return call_.call(); }
   absl::string_view method() const override { return "ModelStreamInfer"; }

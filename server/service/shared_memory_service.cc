@@ -29,15 +29,17 @@ absl::Status SharedMemoryIsOff() {
 // message, waiting, finished; `mutex_` of the service guards them.
 class SharedMemoryServiceImpl::SessionStream final : public grpc::ServerWriteReactor<v1::OpenSessionResponse> {
  public:
-  explicit SessionStream(SharedMemoryServiceImpl* service) : service_(service) {
+  // `refused` is not OK: ends at once.
+  SessionStream(SharedMemoryServiceImpl* service, const absl::Status& refused) : service_(service) {
     const base::MutexLock lock(&service_->mutex_);
     service_->streams_.insert(this);
     if (service_->stopping_) {
       Proceed();
       return;
     }
+    const absl::Status off = service_->regions_ == nullptr ? SharedMemoryIsOff() : refused;
     absl::StatusOr<shm::RegionRegistry::Session> session =
-        service_->regions_ == nullptr ? SharedMemoryIsOff() : service_->regions_->OpenSession();
+        off.ok() ? service_->regions_->OpenSession() : absl::StatusOr<shm::RegionRegistry::Session>(off);
     if (!session.ok()) {
       End(ToGrpcStatus(session.status()));
       return;
@@ -104,8 +106,8 @@ void SharedMemoryServiceImpl::Shutdown() {
 }
 
 grpc::ServerWriteReactor<v1::OpenSessionResponse>* SharedMemoryServiceImpl::OpenSession(
-    grpc::CallbackServerContext* /*context*/, const v1::OpenSessionRequest* /*request*/) {
-  return new SessionStream(this);
+    grpc::CallbackServerContext* context, const v1::OpenSessionRequest* /*request*/) {
+  return new SessionStream(this, TakeCall(observer_->CallerOf(*context)));
 }
 
 grpc::ServerUnaryReactor* SharedMemoryServiceImpl::RegisterRegion(grpc::CallbackServerContext* context,

@@ -33,6 +33,25 @@ registry::RestoreSelection FromProto(const v1::RestoreSelection& proto) {
   return selection;
 }
 
+// An admin of what a snapshot, or a selection of one, holds.
+absl::Status CheckAdmin(const access::Caller& caller, const std::string& layer, const std::string& prefix) {
+  return layer.empty() ? caller.CheckPrefix(access::Role::kAdmin, prefix) : caller.Check(access::Role::kAdmin, layer);
+}
+
+// Also of what the layers become.
+absl::Status CheckAdmin(const access::Caller& caller, const registry::RestoreSelection& selection) {
+  absl::Status status = CheckAdmin(caller, selection.layer, selection.prefix);
+  if (!status.ok() || !selection.new_name.has_value()) return status;
+  return selection.layer.empty() ? CheckAdmin(caller, "", *selection.new_name)
+                                 : CheckAdmin(caller, *selection.new_name, "");
+}
+
+// For a copy of everything.
+absl::Status CheckAll(const access::Caller& caller) {
+  absl::Status status = TakeCall(caller);
+  return status.ok() ? caller.CheckPrefix(access::Role::kAdmin, "") : status;
+}
+
 // A folder of its own for one file, with which it goes.
 class ScratchFile {
  public:
@@ -89,6 +108,8 @@ grpc::ServerUnaryReactor* SnapshotServiceImpl::CreateSnapshot(grpc::CallbackServ
                                                               const v1::CreateSnapshotRequest* request,
                                                               v1::CreateSnapshotResponse* response) {
   return HandleUnary(context, "CreateSnapshot", "", request, response, observer_, [&]() -> absl::Status {
+    absl::Status allowed = CheckAdmin(observer_->CallerOf(*context), request->layer(), request->prefix());
+    if (!allowed.ok()) return allowed;
     absl::StatusOr<store::SnapshotInfo> info = snapshots_->Create({.name = request->name(),
                                                                    .layer = request->layer(),
                                                                    .prefix = request->prefix(),
@@ -102,7 +123,9 @@ grpc::ServerUnaryReactor* SnapshotServiceImpl::ListSnapshots(grpc::CallbackServe
                                                              const v1::ListSnapshotsRequest* request,
                                                              v1::ListSnapshotsResponse* response) {
   return HandleUnary(context, "ListSnapshots", "", request, response, observer_, [&] {
+    const access::Caller caller = observer_->CallerOf(*context);
     for (const store::SnapshotInfo& info : snapshots_->List(request->prefix())) {
+      if (!CheckAdmin(caller, info.layer, info.prefix).ok()) continue;
       Fill(info, response->add_snapshots());
     }
     return absl::OkStatus();
@@ -113,8 +136,18 @@ grpc::ServerUnaryReactor* SnapshotServiceImpl::RestoreSnapshot(grpc::CallbackSer
                                                                const v1::RestoreSnapshotRequest* request,
                                                                v1::RestoreSnapshotResponse* response) {
   return HandleUnary(context, "RestoreSnapshot", "", request, response, observer_, [&]() -> absl::Status {
-    absl::StatusOr<int64_t> layers =
-        snapshots_->Restore(request->name(), FromProto(request->selection()), request->request_id());
+    registry::RestoreSelection selection = FromProto(request->selection());
+    const access::Caller caller = observer_->CallerOf(*context);
+    const bool whole = selection.layer.empty() && selection.prefix.empty() && !selection.new_name.has_value();
+    if (whole && !caller.CheckPrefix(access::Role::kAdmin, "").ok()) {
+      // All that the snapshot holds, which may be no more than whoever calls is an admin of.
+      absl::StatusOr<store::SnapshotInfo> info = snapshots_->Find(request->name());
+      if (!info.ok()) return info.status();
+      selection.layer = info->layer;
+      selection.prefix = info->prefix;
+    }
+    if (absl::Status allowed = CheckAdmin(caller, selection); !allowed.ok()) return allowed;
+    absl::StatusOr<int64_t> layers = snapshots_->Restore(request->name(), selection, request->request_id());
     if (layers.ok()) response->set_num_layers(*layers);
     return layers.status();
   });
@@ -123,8 +156,14 @@ grpc::ServerUnaryReactor* SnapshotServiceImpl::RestoreSnapshot(grpc::CallbackSer
 grpc::ServerUnaryReactor* SnapshotServiceImpl::DeleteSnapshot(grpc::CallbackServerContext* context,
                                                               const v1::DeleteSnapshotRequest* request,
                                                               v1::DeleteSnapshotResponse* response) {
-  return HandleUnary(context, "DeleteSnapshot", "", request, response, observer_,
-                     [&] { return snapshots_->Delete(request->name(), request->request_id()); });
+  return HandleUnary(context, "DeleteSnapshot", "", request, response, observer_, [&]() -> absl::Status {
+    // One that is not there may have been deleted by the same request before.
+    if (const absl::StatusOr<store::SnapshotInfo> info = snapshots_->Find(request->name()); info.ok()) {
+      absl::Status allowed = CheckAdmin(observer_->CallerOf(*context), info->layer, info->prefix);
+      if (!allowed.ok()) return allowed;
+    }
+    return snapshots_->Delete(request->name(), request->request_id());
+  });
 }
 
 grpc::ServerWriteReactor<v1::BackupResponse>* SnapshotServiceImpl::Backup(grpc::CallbackServerContext* context,
@@ -136,6 +175,8 @@ grpc::ServerWriteReactor<v1::BackupResponse>* SnapshotServiceImpl::Backup(grpc::
 absl::Status SnapshotServiceImpl::SendBackup(grpc::CallbackServerContext* context,
                                              BlockingWriteStream<v1::BackupResponse>* stream) {
   const StreamRecord record(*context, "Backup", observer_);
+  absl::Status allowed = CheckAll(observer_->CallerOf(*context));
+  if (!allowed.ok()) return record.End(allowed, 0, 0);
   absl::StatusOr<std::unique_ptr<ScratchFile>> scratch = ScratchFile::Make(scratch_prefix_);
   if (!scratch.ok()) return record.End(scratch.status(), 0, 0);
   const std::string path = (*scratch)->path();
@@ -173,6 +214,8 @@ absl::Status SnapshotServiceImpl::ReceiveBackup(grpc::CallbackServerContext* con
                                                 BlockingReadStream<v1::RestoreBackupRequest>* stream,
                                                 v1::RestoreBackupResponse* response) {
   const StreamRecord record(*context, "RestoreBackup", observer_);
+  absl::Status allowed = CheckAll(observer_->CallerOf(*context));
+  if (!allowed.ok()) return record.End(allowed, 0, 0);
   absl::StatusOr<std::unique_ptr<ScratchFile>> scratch = ScratchFile::Make(scratch_prefix_);
   if (!scratch.ok()) return record.End(scratch.status(), 0, 0);
   registry::RestoreSelection selection;

@@ -16,7 +16,7 @@ class Step final : public StreamedCall {
  public:
   explicit Step(const TensorCallContext& context) : context_(context) {}
 
-  absl::Status Decode(wire::MessageSlices slices, absl::Status* unreadable) override {
+  absl::Status Decode(wire::MessageSlices slices, Authorize authorize, absl::Status* unreadable) override {
     ReceivedMessage message{.slices = std::move(slices), .payloads = {}};
     v1::StepsRequest request;
     *unreadable =
@@ -28,7 +28,7 @@ class Step final : public StreamedCall {
       result_field_ = result_field;
       layer_ = call->layer();
       call_ = NewTensorCall(context_, std::move(*call), std::move(message));
-      return absl::OkStatus();
+      return authorize(*RoleOf(method));
     };
     switch (request.call_case()) {
       case v1::StepsRequest::kTrainStep:

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -14,12 +15,17 @@
 #include "proto/wire/message_slices.h"
 #include "proto/wire/message_writer.h"
 #include "proto/wire/split_message.h"
+#include "server/access/role.h"
 #include "server/registry/call_control.h"
 #include "server/registry/committer.h"
 #include "server/registry/layer_registry.h"
 #include "server/service/tensor_buffers.h"
 
 namespace normd::service {
+
+// Whether whoever calls has the role that the call takes for its layer: asked once it is known, before anything of the
+// layer is looked up.
+using Authorize = absl::FunctionRef<absl::Status(access::Role)>;
 
 // A request as it was received and decoded but for its tensors.
 struct ReceivedMessage {

@@ -18,7 +18,7 @@ namespace normd::service {
 
 // Carries out a unary call on tensors whose method is registered raw. A `Job` is the call in its protocol:
 //
-//   absl::Status Decode(wire::MessageSlices message);
+//   absl::Status Decode(wire::MessageSlices message, Authorize authorize);
 //   absl::string_view layer() const;          // what is known of it, also after a failed Decode
 //   absl::string_view request_id() const;     // the same
 //   TensorCall& call();                       // after Decode
@@ -33,7 +33,8 @@ grpc::ServerUnaryReactor* HandleTensorCall(UnaryCall call, const TensorStreamCon
     wire::MessageSlices message(*request);
     // gRPC would hold the message until the call ends; it goes when the tensors have been gathered.
     const_cast<grpc::ByteBuffer*>(request)->Clear();
-    absl::Status decoded = job->Decode(std::move(message));
+    absl::Status decoded =
+        job->Decode(std::move(message), [&](access::Role role) { return call.CheckAccess(role, job->layer()); });
     return decoded.ok() ? job->call().Admit() : decoded;
   });
   call.set_request(job->layer(), job->request_id());

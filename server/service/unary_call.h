@@ -14,7 +14,11 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "server/access/access_control.h"
+#include "server/access/caller.h"
+#include "server/access/role.h"
 #include "server/registry/committer.h"
+#include "server/service/call_access.h"
 
 namespace normd::service {
 
@@ -34,10 +38,17 @@ struct CallRecord {
   absl::Duration duration;
 };
 
-// Is told of every call: logging, metrics. Thread-safe; must not block.
+// What every call goes past: access control, logging, metrics. Thread-safe; must not block.
 class CallObserver {
  public:
+  // `access` may be null: everybody may do everything. It outlives this.
+  explicit CallObserver(const access::AccessControl* access = nullptr) : access_(access) {}
   virtual ~CallObserver() = default;
+
+  // Whoever makes a call.
+  access::Caller CallerOf(const grpc::ServerContextBase& context) const { return service::CallerOf(context, access_); }
+  const access::AccessControl* access() const { return access_; }
+
   // Comes right before the answer is sent.
   virtual void OnCall(const CallRecord& record) = 0;
 
@@ -49,6 +60,7 @@ class CallObserver {
   int64_t calls_in_flight() const { return in_flight_.load(std::memory_order_relaxed); }
 
  private:
+  const access::AccessControl* const access_;
   // On a cache line of its own, since every call writes to it.
   alignas(64) std::atomic<int64_t> in_flight_ = 0;
 };
@@ -97,6 +109,13 @@ class UnaryCall {
 
   absl::Status CheckAlive() const { return service::CheckAlive(*context_, method_); }
 
+  // Whether whoever calls may call now, and has `role` for `layer`; empty: what the call touches is checked elsewhere.
+  absl::Status CheckAccess(access::Role role, absl::string_view layer) const {
+    if (observer_->access() == nullptr) return absl::OkStatus();
+    const access::Caller caller = observer_->CallerOf(*context_);
+    return layer.empty() ? TakeCall(caller) : CheckCall(caller, role, layer);
+  }
+
   // Runs `handler`, a function () -> absl::Status that fills in the response, unless the call is already over, and
   // finishes with what it returned and the size that `response_bytes()` then has.
   template <typename Handler, typename ResponseBytes>
@@ -143,7 +162,8 @@ class UnaryCall {
 };
 
 // A call of a generated method: `handler`, a function () -> absl::Status, fills in the response. `layer` is the one
-// that the request names, or empty.
+// that the request names, for which whoever calls must have the role that the method takes; empty: what the call
+// touches the handler finds out, and checks.
 template <typename Request, typename Response, typename Handler>
 grpc::ServerUnaryReactor* HandleUnary(grpc::CallbackServerContext* context, absl::string_view method,
                                       absl::string_view layer, const Request* request, Response* response,
@@ -152,7 +172,12 @@ grpc::ServerUnaryReactor* HandleUnary(grpc::CallbackServerContext* context, absl
   absl::string_view request_id;
   if constexpr (requires { request->request_id(); }) request_id = request->request_id();
   call.set_request(layer, request_id);
-  call.Run(handler, [&] { return response->ByteSizeLong(); });
+  call.Run(
+      [&]() -> absl::Status {
+        absl::Status status = call.CheckAccess(RoleOf(method).value_or(access::Role::kAdmin), layer);
+        return status.ok() ? handler() : status;
+      },
+      [&] { return response->ByteSizeLong(); });
   return call.reactor();
 }
 

@@ -26,8 +26,10 @@ absl::StatusOr<std::chrono::nanoseconds> ToInterval(const google::protobuf::Dura
 
 }  // namespace
 
-absl::StatusOr<WatchSpec> ToWatchSpec(const v1::WatchLayersRequest& request, const registry::LayerRegistry& registry) {
+absl::StatusOr<WatchSpec> ToWatchSpec(const v1::WatchLayersRequest& request, const access::Caller& caller,
+                                      const registry::LayerRegistry& registry) {
   WatchSpec spec;
+  if (absl::Status status = TakeCall(caller); !status.ok()) return status;
   if (request.names_size() > kMaxNames) {
     return absl::InvalidArgumentError(
         absl::StrCat("there are ", request.names_size(), " names, want at most ", kMaxNames));
@@ -39,6 +41,7 @@ absl::StatusOr<WatchSpec> ToWatchSpec(const v1::WatchLayersRequest& request, con
     spec.known[known.name()] = {known.uid(), known.version()};
   }
   for (const std::string& name : request.names()) {
+    if (absl::Status status = caller.Check(access::Role::kRead, name); !status.ok()) return status;
     // One that the caller knew may have gone since: that is news.
     if (!spec.known.contains(name)) {
       if (absl::Status status = registry.Get(name).status(); !status.ok()) return status;
@@ -69,9 +72,15 @@ int64_t WatchStreams::size() const {
   return static_cast<int64_t>(streams_.size());
 }
 
-WatchStream::WatchStream(grpc::CallbackServerContext* context, int64_t request_bytes, absl::StatusOr<WatchSpec> spec,
-                         registry::LayerRegistry* registry, WatchStreams* open, CallObserver* observer)
-    : context_(context), request_bytes_(request_bytes), observer_(observer), registry_(registry), open_(open) {
+WatchStream::WatchStream(grpc::CallbackServerContext* context, access::Caller caller, int64_t request_bytes,
+                         absl::StatusOr<WatchSpec> spec, registry::LayerRegistry* registry, WatchStreams* open,
+                         CallObserver* observer)
+    : context_(context),
+      caller_(std::move(caller)),
+      request_bytes_(request_bytes),
+      observer_(observer),
+      registry_(registry),
+      open_(open) {
   const absl::Status refused = spec.status();
   if (refused.ok()) spec_ = *std::move(spec);
   names_.insert(spec_.names.begin(), spec_.names.end());
@@ -149,6 +158,7 @@ bool WatchStream::Fill(const std::string& name, Clock::time_point now) {
     return false;
   }
   response_.Clear();
+  if (!caller_.Allows(access::Role::kRead, name)) return false;
   const absl::StatusOr<registry::LayerRegistry::SnapshotPtr> found = registry_->Get(name);
   if (!found.ok()) {
     if (sent == sent_.end()) return false;

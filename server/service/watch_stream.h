@@ -34,7 +34,8 @@ struct WatchSpec {
 };
 
 // Statuses as proto/normd/v1/layer_service.proto says.
-absl::StatusOr<WatchSpec> ToWatchSpec(const v1::WatchLayersRequest& request, const registry::LayerRegistry& registry);
+absl::StatusOr<WatchSpec> ToWatchSpec(const v1::WatchLayersRequest& request, const access::Caller& caller,
+                                      const registry::LayerRegistry& registry);
 
 class WatchStream;
 
@@ -57,9 +58,10 @@ class WatchStreams {
 // version, and the stream holds names only. Deletes itself.
 class WatchStream final : public grpc::ServerWriteReactor<v1::WatchLayersResponse>, registry::WatchHub::Watcher {
  public:
-  // All outlive the stream.
-  WatchStream(grpc::CallbackServerContext* context, int64_t request_bytes, absl::StatusOr<WatchSpec> spec,
-              registry::LayerRegistry* registry, WatchStreams* open, CallObserver* observer);
+  // All outlive the stream. What `caller` may not read any more it does not send.
+  WatchStream(grpc::CallbackServerContext* context, access::Caller caller, int64_t request_bytes,
+              absl::StatusOr<WatchSpec> spec, registry::LayerRegistry* registry, WatchStreams* open,
+              CallObserver* observer);
 
   // For WatchStreams.
   void Stop();
@@ -89,6 +91,7 @@ class WatchStream final : public grpc::ServerWriteReactor<v1::WatchLayersRespons
   void End(const absl::Status& status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   grpc::CallbackServerContext* const context_;
+  const access::Caller caller_;
   const int64_t request_bytes_;
   CallObserver* const observer_;
   const Clock::time_point start_ = Clock::now();

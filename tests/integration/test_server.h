@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <grpcpp/channel.h>
 #include <grpcpp/client_context.h>
+#include <grpcpp/security/credentials.h>
 #include <grpcpp/support/status.h>
 #include <spdlog/common.h>
 
@@ -73,8 +74,9 @@ class TestServer {
   std::unique_ptr<v1::NormalizationService::Stub> normalization_;
 };
 
-// A channel of its own, without the client's limits on message sizes.
-std::shared_ptr<grpc::Channel> NewChannel(const std::string& address);
+// A channel of its own, without the client's limits on message sizes; without `credentials` not encrypted.
+std::shared_ptr<grpc::Channel> NewChannel(const std::string& address,
+                                          std::shared_ptr<grpc::ChannelCredentials> credentials = nullptr);
 
 // Calls one method of a stub with a deadline far away: Call(stub, &Stub::Infer, request, &response).
 template <typename Stub, typename Request, typename Response>

@@ -16,27 +16,10 @@
 #include "server/registry/layer_registry.h"
 #include "server/registry/training.h"
 #include "server/store/memory_store.h"
+#include "tests/fake_clock.h"
 #include "tests/status_matchers.h"
 
 namespace normd::tests {
-
-// Stands still until told. Thread-safe.
-class FakeClock final : public base::Clock {
- public:
-  absl::Time Now() const override { return absl::FromUnixNanos(wall_nanos_.load()); }
-  absl::Duration Elapsed() const override { return absl::Nanoseconds(elapsed_nanos_.load()); }
-  // Time passes.
-  void Advance(absl::Duration by) {
-    Jump(by);
-    elapsed_nanos_ += absl::ToInt64Nanoseconds(by);
-  }
-  // Somebody sets the wall clock.
-  void Jump(absl::Duration by) { wall_nanos_ += absl::ToInt64Nanoseconds(by); }
-
- private:
-  std::atomic<int64_t> wall_nanos_ = 1'700'000'000'000'000'000;
-  std::atomic<int64_t> elapsed_nanos_ = 1'000'000'000'000;
-};
 
 // A borrowed tensor; `values` outlives it.
 template <typename T>
