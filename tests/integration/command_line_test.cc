@@ -39,6 +39,12 @@ absl::StatusOr<CommandLine> Parse(std::vector<const char*> arguments) {
 void ExpectSame(const CommandLine& a, const CommandLine& b) {
   EXPECT_EQ(a.server.listen, b.server.listen);
   EXPECT_EQ(a.server.insecure, b.server.insecure);
+  EXPECT_EQ(a.server.tls.cert_file, b.server.tls.cert_file);
+  EXPECT_EQ(a.server.tls.key_file, b.server.tls.key_file);
+  EXPECT_EQ(a.server.tls.client_ca_file, b.server.tls.client_ca_file);
+  EXPECT_EQ(a.server.access.file, b.server.access.file);
+  EXPECT_EQ(a.server.access.calls_per_second, b.server.access.calls_per_second);
+  EXPECT_EQ(a.server.max_streams_per_connection, b.server.max_streams_per_connection);
   EXPECT_EQ(a.server.unix_socket, b.server.unix_socket);
   EXPECT_EQ(a.server.max_message_bytes, b.server.max_message_bytes);
   EXPECT_EQ(a.server.limits.max_layers, b.server.limits.max_layers);
@@ -173,6 +179,18 @@ TEST(CommandLine, EveryFlag) {
                                                                "--metrics-listen",
                                                                "0.0.0.0:9464",
                                                                "--insecure",
+                                                               "--tls-cert",
+                                                               "/c",
+                                                               "--tls-key",
+                                                               "/k",
+                                                               "--tls-client-ca",
+                                                               "/a",
+                                                               "--access-file",
+                                                               "/w",
+                                                               "--max-calls-per-second",
+                                                               "2.5",
+                                                               "--max-streams-per-connection",
+                                                               "10",
                                                                "--metrics-max-layers",
                                                                "9",
                                                                "--shared-memory",
@@ -180,6 +198,12 @@ TEST(CommandLine, EveryFlag) {
                                                                "1000000"}));
   EXPECT_EQ(command.server.listen, "[::1]:7");
   EXPECT_TRUE(command.server.insecure);
+  EXPECT_EQ(command.server.tls.cert_file, "/c");
+  EXPECT_EQ(command.server.tls.key_file, "/k");
+  EXPECT_EQ(command.server.tls.client_ca_file, "/a");
+  EXPECT_EQ(command.server.access.file, "/w");
+  EXPECT_EQ(command.server.access.calls_per_second, 2.5);
+  EXPECT_EQ(command.server.max_streams_per_connection, 10);
   EXPECT_EQ(command.server.unix_socket, "/x");
   EXPECT_EQ(command.log_level, LogLevel::kWarn);
   EXPECT_EQ(command.log_format, LogFormat::kJson);
@@ -202,6 +226,37 @@ TEST(CommandLine, EveryFlag) {
   EXPECT_EQ(command.server.log_slow_calls_after, absl::Milliseconds(250));
   EXPECT_EQ(command.server.metrics_listen, "0.0.0.0:9464");
   EXPECT_EQ(command.server.metrics_max_layers, 9);
+}
+
+TEST(CommandLine, BeyondLoopbackItTakesTlsAndAWayToTellWhoCalls) {
+  struct Case {
+    const char* name;
+    bool tls;
+    bool client_ca;
+    bool access_file;
+    const char* missing;
+  };
+  for (const Case& c : std::vector<Case>{
+           {"nothing", false, false, false, "want tls-cert and tls-key with access-file or tls-client-ca"},
+           {"TLS", true, false, false, "whoever reaches it may read and change every layer"},
+           {"tokens in clear", false, false, true,
+            "tokens would travel there for all to read: want tls-cert and tls-key"},
+           {"tokens", true, false, true, nullptr},
+           {"certificates", true, true, false, nullptr},
+       }) {
+    SCOPED_TRACE(c.name);
+    ServerOptions options;
+    options.listen = "0.0.0.0:50051";
+    if (c.tls) options.tls = {.cert_file = "/c", .key_file = "/k", .client_ca_file = c.client_ca ? "/a" : ""};
+    if (c.access_file) options.access.file = "/w";
+    if (c.missing == nullptr) {
+      EXPECT_THAT(CheckListening(options), tests::IsOk());
+      continue;
+    }
+    EXPECT_THAT(CheckListening(options), StatusIs(absl::StatusCode::kInvalidArgument, c.missing));
+    options.insecure = true;
+    EXPECT_THAT(CheckListening(options), tests::IsOk());
+  }
 }
 
 TEST(CommandLine, TheSampleConfigHoldsEverySettingWithItsDefault) {
