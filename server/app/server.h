@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -105,8 +106,8 @@ class Server {
   int64_t shared_memory_bytes() const { return regions_ != nullptr ? regions_->mapped_bytes() : 0; }
 
   // Says NOT_SERVING to health checks and to those who watch, ends the sessions of shared memory, takes no more calls,
-  // waits for the running ones until `drain_timeout` is over, and cancels the rest. Returns when no call runs any more.
-  // Once.
+  // waits for the running ones until `drain_timeout` is over, and cancels the rest. Returns when no call runs any more;
+  // clients that are connected and do nothing hold it up by some 0.2 s at most. Once.
   void Shutdown(absl::Duration drain_timeout);
 
  private:
@@ -129,6 +130,7 @@ class Server {
   Server(const ServerOptions& options, std::unique_ptr<store::StateStore> store, int cores, Logger* logger);
   absl::Status ListenForMetrics(const ServerOptions& options);
   absl::Status Listen(const ServerOptions& options);
+  void CloseIdleConnections(const std::future<void>& stopped);
 
   Logger* const logger_;
   Observer observer_;
