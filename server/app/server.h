@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -115,8 +116,8 @@ class Server {
   int64_t shared_memory_bytes() const { return regions_ != nullptr ? regions_->mapped_bytes() : 0; }
 
   // Says NOT_SERVING to health checks and to those who watch, ends the sessions of shared memory, takes no more calls,
-  // waits for the running ones until `drain_timeout` is over, and cancels the rest. Returns when no call runs any more.
-  // Once.
+  // waits for the running ones until `drain_timeout` is over, and cancels the rest. Returns when no call runs any more;
+  // clients that are connected and do nothing hold it up by some 0.2 s at most. Once.
   void Shutdown(absl::Duration drain_timeout);
 
  private:
@@ -148,6 +149,7 @@ class Server {
   static absl::StatusOr<Security> OpenSecurity(const ServerOptions& options, Logger* logger);
   absl::Status ListenForMetrics(const ServerOptions& options);
   absl::Status Listen(const ServerOptions& options);
+  void CloseIdleConnections(const std::future<void>& stopped);
 
   Logger* const logger_;
   const Security security_;
