@@ -8,17 +8,16 @@
 
 #include <algorithm>
 #include <limits>
+#include <vector>
 
-#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "client/cpp/src/target.h"
+#include "client/cpp/src/tls.h"
+#include "client/cpp/src/token.h"
 #include "proto/wire/socket_buffers.h"
 
 namespace normd::internal {
 namespace {
-
-bool IsLoopback(absl::string_view target) {
-  return absl::StartsWith(target, "127.") || absl::StartsWith(target, "localhost:") ||
-         absl::StartsWith(target, "[::1]:");
-}
 
 int ToMilliseconds(absl::Duration duration) {
   return static_cast<int>(std::clamp<int64_t>(absl::ToInt64Milliseconds(duration), 0, std::numeric_limits<int>::max()));
@@ -31,8 +30,30 @@ void KeepGrpcUp() {
   static_cast<void>(up);
 }
 
+absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> CredentialsOf(const std::string& target,
+                                                                        const ClientOptions& options) {
+  if (!options.tls.has_value()) return grpc::InsecureChannelCredentials();
+  if (IsUnixSocket(target)) {
+    return absl::InvalidArgumentError(absl::StrCat("got tls for '", target, "', want none: Unix sockets have no TLS"));
+  }
+  return TlsCredentials(*options.tls);
+}
+
+// Answers every call with `status`.
+std::shared_ptr<grpc::Channel> BrokenChannel(const std::string& target, const absl::Status& status) {
+  return grpc::CreateChannelInternal(
+      "",
+      grpc_lame_client_channel_create(target.c_str(), static_cast<grpc_status_code>(status.code()),
+                                      std::string(status.message()).c_str()),
+      {});
+}
+
 std::shared_ptr<grpc::Channel> OpenChannel(const std::string& target, const ClientOptions& options) {
   KeepGrpcUp();
+  const absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> credentials = CredentialsOf(target, options);
+  if (!credentials.ok()) return BrokenChannel(target, credentials.status());
+  absl::StatusOr<std::shared_ptr<Token>> token = Token::Create(target, options);
+  if (!token.ok()) return BrokenChannel(target, token.status());
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(
       static_cast<int>(std::clamp<int64_t>(options.max_message_bytes, 0, std::numeric_limits<int>::max())));
@@ -49,7 +70,14 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& target, const Clie
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, ToMilliseconds(options.retry.max_backoff));
   // A proxy's loopback is another machine's.
   if (IsLoopback(target)) arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(target, grpc::InsecureChannelCredentials(), arguments);
+  if (options.tls.has_value() && !options.tls->server_name.empty()) {
+    arguments.SetSslTargetNameOverride(options.tls->server_name);
+  }
+  if (*token == nullptr) return grpc::CreateCustomChannel(target, *credentials, arguments);
+  std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(NewTokenInterceptors(*std::move(token)));
+  return grpc::experimental::CreateCustomChannelWithInterceptors(target, *credentials, arguments,
+                                                                 std::move(interceptors));
 }
 
 }  // namespace

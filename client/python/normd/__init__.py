@@ -11,14 +11,16 @@ needs no torch.
 
 from normd import presets
 from normd._content_hash import content_hash
+from normd._security import Tls
 from normd._steps import Steps
 from normd._streams import InferStream, TrainStepStream
 from normd._trace import trace_context
 from normd._watch import LayerWatch
 from normd.client import Client
 from normd.errors import (AbortedError, AlreadyExistsError, CancelledError, Code, DeadlineExceededError, Error,
-                          FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError,
-                          RetryTimeoutError, TransportWarning, UnavailableError)
+                          FailedPreconditionError, InvalidArgumentError, NotFoundError, PermissionDeniedError,
+                          ResourceExhaustedError, RetryTimeoutError, TransportWarning, UnauthenticatedError,
+                          UnavailableError)
 from normd.moments import Moments
 from normd.presets import Preset
 from normd.running_normalizer import RunningMeanStd, RunningNormalizer
@@ -32,8 +34,8 @@ __all__ = [
     "SGD", "AbortedError", "Adam", "AdamW", "AlreadyExistsError", "Averaging", "BackwardResult", "CancelledError",
     "Client", "Code", "DeadlineExceededError", "Error", "FailedPreconditionError", "InferResult", "InferStream",
     "InvalidArgumentError", "Layer", "LayerChange", "LayerConfig", "LayerState", "LayerWatch", "Layout",
-    "MergeMomentsResult", "Moments", "NonFinitePolicy", "NotFoundError", "Optimizer", "Preset",
-    "ResourceExhaustedError", "RetryPolicy", "RetryTimeoutError", "RunningMeanStd", "RunningNormalizer", "Snapshot",
-    "Steps", "TrainStepResult", "TrainStepStream", "TrainingStatistics", "TransportWarning", "UnavailableError",
-    "VarianceEstimator", "content_hash", "presets", "trace_context",
+    "MergeMomentsResult", "Moments", "NonFinitePolicy", "NotFoundError", "Optimizer", "PermissionDeniedError",
+    "Preset", "ResourceExhaustedError", "RetryPolicy", "RetryTimeoutError", "RunningMeanStd", "RunningNormalizer", "Snapshot",
+    "Steps", "Tls", "TrainStepResult", "TrainStepStream", "TrainingStatistics", "TransportWarning",
+    "UnauthenticatedError", "UnavailableError", "VarianceEstimator", "content_hash", "presets", "trace_context",
 ]

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from normd import _trace
 from normd._retry import Attempts
+from normd._security import Security
 from normd.errors import CancelledError, Code, Error, error_for
 from normd.types import RetryPolicy
 from normd.v1 import error_details_pb2
@@ -26,11 +27,11 @@ class Connection:
 
     def __init__(self, target: str, retry: RetryPolicy, max_message_bytes: int,
                  sleep: Callable[[float], None] = time.sleep,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+                 clock: Callable[[], float] = time.monotonic, security: Security = Security()) -> None:
         self.retry = retry
         self._sleep = sleep
         self._clock = clock
-        self.channel = open_channel(grpc, target, max_message_bytes)
+        self.channel = open_channel(grpc, target, max_message_bytes, security)
         # Its answer does not matter, only that it waits until there is a connection.
         self._probe = self.channel.unary_unary("/grpc.health.v1.Health/Check")
         # Guards _looking.
@@ -101,9 +102,9 @@ class Connection:
             self._looking = False
 
 
-def open_channel(kind: Any, target: str, max_message_bytes: int) -> Any:
+def open_channel(kind: Any, target: str, max_message_bytes: int, security: Security) -> Any:
     """A channel as ours are. `kind` is grpc or grpc.aio. Connects with the first call."""
-    return kind.insecure_channel(target, options=[
+    return security.open(kind, target, [
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
         # Every Client is a connection of its own, and a server that comes back is found soon.

@@ -14,6 +14,7 @@ from normd._connection import Connection, check_timeout, stream_timeout
 from normd._convert import PerChannel
 from normd._in_band import SERVICE, InBand
 from normd._layers import LayerCalls
+from normd._security import PathLike, Security, Tls
 from normd._shared_memory import SharedMemory
 from normd._snapshots import SnapshotCalls
 from normd._steps import Steps
@@ -58,7 +59,22 @@ class Client(LayerCalls, SnapshotCalls):
             instead of travelling through the socket. For a server on this host that was started with --shared-memory;
             with any other there is one TransportWarning, and the client goes on as with "grpc". An array is copied
             once, and results lie in that memory, as do arrays that empty() makes; those are not copied at all.
+        tls: encrypt the connection, and check who the server is: a normd.Tls, or True for one with defaults. Not for
+            Unix sockets.
+        token: says to the server who calls; every call carries it, streams and shared memory included. What the server
+            does not know is an UnauthenticatedError, what it may not do a PermissionDeniedError; neither is repeated.
+            A pickle of the client holds it.
+        token_file: a file with the token instead; white space at its end does not count. It is read again for each
+            call and stream, so that a new token needs no new client. While it cannot be read later on, calls have the
+            last token, and the logger "normd" a warning.
+        allow_token_without_tls: send the token, too, to a server that is neither on loopback nor on a Unix socket, where
+            whoever sees the packets can read it.
         sleep: used between attempts; for tests.
+
+    Raises:
+        ValueError: a setting is not one of those, contradicts another, or names a file that does not hold what it
+            should; a token would travel where anyone could read it.
+        OSError: a file cannot be read.
 
     With transport "shm", three things differ. Results are shared with children of a fork, not copied. After a call that
     timed out, was cancelled or lost the connection, the server may for a while still read and write arrays in shared
@@ -68,13 +84,17 @@ class Client(LayerCalls, SnapshotCalls):
 
     def __init__(self, target: str = DEFAULT_TARGET, *, timeout: float = 30.0, retry: RetryPolicy = RetryPolicy(),
                  max_message_bytes: int = 1 << 30, transport: Transport = "grpc",
+                 tls: Union[Tls, bool, None] = None, token: Optional[str] = None,
+                 token_file: Optional[PathLike] = None, allow_token_without_tls: bool = False,
                  sleep: Callable[[float], None] = time.sleep) -> None:
         if transport not in ("grpc", "shm"):
             raise ValueError(f"transport is {transport!r}, want 'grpc' or 'shm'")
         self._settings = {"target": target, "timeout": check_timeout(timeout, timeout), "retry": retry,
-                          "max_message_bytes": max_message_bytes, "transport": transport}
+                          "max_message_bytes": max_message_bytes, "transport": transport, "tls": tls, "token": token,
+                          "token_file": token_file, "allow_token_without_tls": allow_token_without_tls}
         self._timeout = timeout
-        self._connection = Connection(target, retry, max_message_bytes, sleep)
+        self._connection = Connection(target, retry, max_message_bytes, sleep,
+                                      security=Security(tls, token, token_file, allow_token_without_tls))
         self._layers = layer_service_pb2_grpc.LayerServiceStub(self._connection.channel)
         self._snapshots = snapshot_service_pb2_grpc.SnapshotServiceStub(self._connection.channel)
         self._normalization = normalization_service_pb2_grpc.NormalizationServiceStub(self._connection.channel)
@@ -292,3 +312,18 @@ class Client(LayerCalls, SnapshotCalls):
 
 def _connect(settings: dict[str, Any]) -> Client:
     return Client(**settings)
+
+
+def own_or_given(client: Union[Client, str], tls: Union[Tls, bool, None], token: Optional[str],
+                 token_file: Optional[PathLike], allow_token_without_tls: bool) -> Client:
+    """`client`, or one for the target that it is.
+
+    Raises:
+        ValueError: a client is given, and something for another one.
+    """
+    if isinstance(client, str):
+        return Client(client, tls=tls, token=token, token_file=token_file,
+                      allow_token_without_tls=allow_token_without_tls)
+    if tls or token is not None or token_file is not None or allow_token_without_tls:
+        raise ValueError("got a Client and settings of one, want a target with settings, or a Client that has them")
+    return client

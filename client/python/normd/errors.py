@@ -64,6 +64,14 @@ class NotFoundError(Error):
     """There is no such layer."""
 
 
+class UnauthenticatedError(Error):
+    """The server wants a token, or does not know this one; see Client."""
+
+
+class PermissionDeniedError(Error):
+    """The server knows the caller's token, and has not been told that he may do this."""
+
+
 class AlreadyExistsError(Error):
     """The name is taken."""
 
@@ -110,6 +118,8 @@ _CLASSES: dict[Code, type[Error]] = {
     Code.INVALID_ARGUMENT: InvalidArgumentError,
     Code.NOT_FOUND: NotFoundError,
     Code.ALREADY_EXISTS: AlreadyExistsError,
+    Code.UNAUTHENTICATED: UnauthenticatedError,
+    Code.PERMISSION_DENIED: PermissionDeniedError,
     Code.ABORTED: AbortedError,
     Code.FAILED_PRECONDITION: FailedPreconditionError,
     Code.RESOURCE_EXHAUSTED: ResourceExhaustedError,

@@ -15,7 +15,8 @@ from numpy.typing import ArrayLike
 
 from normd import _repr
 from normd._convert import per_channel
-from normd.client import Client
+from normd._security import PathLike, Tls
+from normd.client import Client, own_or_given
 from normd.errors import AlreadyExistsError, Error, InvalidArgumentError, NotFoundError
 from normd.moments import Moments
 from normd.types import Float64Array, FloatArray, Layer
@@ -73,6 +74,7 @@ class RunningNormalizer:
             one. A layer remembers 10,000: give names where many processes come and go. Sequence numbers start at the
             time, in nanoseconds, so that a process that comes back under its name goes on where it was.
         skip_non_finite: leave NaN and infinity in observe() out, instead of refusing them.
+        tls, token, token_file, allow_token_without_tls: of a client of its own; see Client.
 
     Raises:
         Error: the server cannot be reached, or create is False and there is no such layer (NotFoundError).
@@ -82,7 +84,8 @@ class RunningNormalizer:
     def __init__(self, client: Union[Client, str], layer: str, shape: Union[int, Sequence[int]], *,
                  clip: Optional[float] = 10.0, eps: float = 1e-8, push_every: float = 1.0,
                  push_batches: Optional[int] = None, create: bool = True, contributor: Optional[str] = None,
-                 skip_non_finite: bool = False) -> None:
+                 skip_non_finite: bool = False, tls: Union[Tls, bool, None] = None, token: Optional[str] = None,
+                 token_file: Optional[PathLike] = None, allow_token_without_tls: bool = False) -> None:
         self._shape = (shape,) if isinstance(shape, int) else tuple(shape)
         if any(extent < 1 for extent in self._shape):
             raise ValueError(f"shape is {self._shape}, want extents of 1 or more")
@@ -117,7 +120,7 @@ class RunningNormalizer:
         self._wake = threading.Event()
 
         self._owns_client = isinstance(client, str)
-        self._client = Client(client) if isinstance(client, str) else client
+        self._client = own_or_given(client, tls, token, token_file, allow_token_without_tls)
         try:
             self._take_over(self._open(create))
         except BaseException:

@@ -21,7 +21,8 @@ from typing import Any, Mapping, Optional, Sequence, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from normd.client import Client
+from normd._security import PathLike, Tls
+from normd.client import Client, own_or_given
 from normd.errors import AlreadyExistsError, DeadlineExceededError, ResourceExhaustedError, UnavailableError
 from normd.running_normalizer import RunningMeanStd, RunningNormalizer
 from normd.types import LayerState
@@ -45,7 +46,9 @@ class _Normalization:
     def __init__(self, venv: Any, client: Union[Client, str], layer: str, *, training: bool = True,
                  norm_obs: bool = True, norm_reward: bool = True, clip_obs: float = 10.0, clip_reward: float = 10.0,
                  gamma: float = 0.99, epsilon: float = 1e-8, norm_obs_keys: Optional[Sequence[str]] = None,
-                 push_every: Optional[float] = None, contributor: Optional[str] = None) -> None:
+                 push_every: Optional[float] = None, contributor: Optional[str] = None,
+                 tls: Union[Tls, bool, None] = None, token: Optional[str] = None,
+                 token_file: Optional[PathLike] = None, allow_token_without_tls: bool = False) -> None:
         self.venv = venv
         self.num_envs = int(venv.num_envs)
         self.action_space = venv.action_space
@@ -71,7 +74,7 @@ class _Normalization:
         self.old_reward: Any = np.array([])
 
         self._owns_client = isinstance(client, str)
-        self._client = Client(client) if isinstance(client, str) else client
+        self._client = own_or_given(client, tls, token, token_file, allow_token_without_tls)
         self._contributor = contributor
         # By key; None for a space without.
         self._normalizers: dict[Optional[str], RunningNormalizer] = {}
@@ -324,6 +327,7 @@ class VecNormalize(_Normalization):
             call for observations and one for rewards. Or seconds: a thread does that, and steps never wait for the
             server, but use statistics that are as old.
         contributor: see RunningNormalizer.
+        tls, token, token_file, allow_token_without_tls: of a client of its own; see Client.
 
     A server that cannot be reached is logged (logger "normd"), and training goes on with the statistics at hand: what
     was seen meanwhile is sent later, once.

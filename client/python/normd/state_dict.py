@@ -24,6 +24,7 @@ from normd._exporting import (Estimator, ExportedLayer, ExportReport, OnMissing,
                               gamma_and_beta, read_layers, remark_on_rest, variance)
 from normd._importing import (Array, Found, ImportedLayer, ImportReport, NegativeVariance, OnExisting, check_prefix,
                               layer_name, store, values, variances)
+from normd._security import Tls
 from normd.client import Client
 from normd.errors import Code, Error, NotFoundError
 from normd.types import Averaging, Layer, LayerState, VarianceEstimator
@@ -286,6 +287,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("file", help=".npz or .safetensors")
         if name != "inspect":
             sub.add_argument("--target", default="127.0.0.1:50051", help="HOST:PORT or unix:/path (default %(default)s)")
+            sub.add_argument("--tls", action="store_true", help="connect with TLS; --tls-ca and its like mean it, too")
+            sub.add_argument("--tls-ca", metavar="FILE", help="PEM file of the authorities to trust")
+            sub.add_argument("--tls-cert", metavar="FILE", help="PEM file of the certificate to show to the server")
+            sub.add_argument("--tls-key", metavar="FILE", help="PEM file of its key")
+            sub.add_argument("--tls-server-name", metavar="NAME", help="name in the server's certificate")
+            sub.add_argument("--token-file", metavar="FILE", help="file with the token that says who calls")
             sub.add_argument("--prefix", default="", help="before each layer's name: resnet50.")
         return sub
 
@@ -310,7 +317,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             for key, array in state_files.load(args.file).items():
                 print(f"{key}  {array.dtype}  {list(array.shape)}")
             return 0
-        with Client(args.target) as client:
+        tls = Tls(args.tls_ca, args.tls_cert, args.tls_key, args.tls_server_name)
+        with Client(args.target, tls=tls if args.tls or tls != Tls() else None, token_file=args.token_file) as client:
             if args.command == "export":
                 arrays, report = _export(client, args.prefix, np.dtype(args.dtype))
                 state_files.save(args.file, arrays)

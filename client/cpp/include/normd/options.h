@@ -36,6 +36,19 @@ enum class Transport {
   kSharedMemory,
 };
 
+// A connection with TLS, as to a server with --tls-cert. The files are in PEM and read when the client is made; one
+// that cannot be used, or does not fit the others, makes each call fail with FAILED_PRECONDITION and the reason.
+struct TlsOptions {
+  // Of the authorities that may vouch for the server. Default: those that the system trusts.
+  std::string root_certificates_file = {};
+  // This client's certificate, followed by those that lead to its authority, and its key, which has no password: for a
+  // server that wants to see one (--tls-client-ca). Both or neither.
+  std::string certificate_chain_file = {};
+  std::string private_key_file = {};  // See certificate_chain_file.
+  // The name that the server's certificate must be for. Default: the target's host.
+  std::string server_name = {};
+};
+
 // Settings of a Client.
 struct ClientOptions {
   // For every call that sets none of its own; counts all attempts and pauses together.
@@ -47,6 +60,20 @@ struct ClientOptions {
   // next. A call whose tensor has to be copied and finds no room fails with RESOURCE_EXHAUSTED; results find room
   // beside it.
   int64_t max_buffer_bytes = int64_t{16} << 30;
+
+  // Encrypts the connection, and checks who the server is. Not for Unix sockets, where it is INVALID_ARGUMENT. Default:
+  // no TLS.
+  std::optional<TlsOptions> tls = std::nullopt;
+  // Says to the server who calls: every call carries it, streams and shared memory included. What the server does not
+  // know is UNAUTHENTICATED, what it may not do PERMISSION_DENIED; neither is tried again. Default: no token.
+  std::string token = {};
+  // A file with the token instead; what space follows it does not count. It is read when the client is made, where one
+  // that cannot be used makes each call fail with FAILED_PRECONDITION, and again for each call and stream: a new token
+  // needs no new client. While it cannot be read later on, calls have the last token, after a warning.
+  std::string token_file = {};
+  // Sends the token to a server that is neither on loopback nor on a Unix socket without TLS, too, where whoever sees
+  // the packets can read it. Otherwise each call fails with INVALID_ARGUMENT there.
+  bool allow_token_without_tls = false;
 
   Transport transport = Transport::kGrpc;  // How tensors travel.
   // Tensors with fewer bytes travel in the messages, where they are as fast.

@@ -13,6 +13,7 @@ import grpc.aio  # type: ignore[import]
 from normd import _trace
 from normd._connection import check_timeout, error_of, open_channel
 from normd._retry import Attempts
+from normd._security import Security
 from normd.errors import CancelledError, Code, Error
 from normd.types import RetryPolicy
 
@@ -29,7 +30,7 @@ class Connection:
     """
 
     def __init__(self, target: str, retry: RetryPolicy, max_message_bytes: int, sleep: Sleep = asyncio.sleep,
-                 clock: Callable[[], float] = time.monotonic) -> None:
+                 clock: Callable[[], float] = time.monotonic, security: Security = Security()) -> None:
         # Grpc would take another loop where none runs, and fail in the first call.
         asyncio.get_running_loop()
         self.retry = retry
@@ -38,7 +39,7 @@ class Connection:
         self._closed = False
         # Those with streams: a channel that is closed looks only for calls that a task waits for.
         self._streams: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.channel = open_channel(grpc.aio, target, max_message_bytes)
+        self.channel = open_channel(grpc.aio, target, max_message_bytes, security)
 
     async def close(self) -> None:
         """Cancels the calls under way."""

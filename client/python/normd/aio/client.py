@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Callable, Literal, Optional, Sequence, TypeVar
+from typing import Any, Callable, Literal, Optional, Sequence, TypeVar, Union
 
 from numpy.typing import DTypeLike
 
@@ -12,6 +12,7 @@ from normd._calls import ANSWERS, TensorCall
 from normd._connection import check_timeout, stream_timeout
 from normd._convert import PerChannel
 from normd._in_band import SERVICE
+from normd._security import PathLike, Security, Tls
 from normd.aio import _streams as _aio_streams
 from normd.aio._connection import Connection, Sleep
 from normd.aio._layers import LayerCalls
@@ -40,23 +41,27 @@ class Client(LayerCalls, SnapshotCalls):
     done it already. A mutation that is to happen once in any case is called again with the same request_id.
 
     Args:
-        target, timeout, retry, max_message_bytes: as for normd.Client.
+        target, timeout, retry, max_message_bytes, tls, token, token_file, allow_token_without_tls: as for normd.Client.
         transport: "grpc"; there is no shared memory for asyncio.
         sleep: used between attempts; for tests.
 
     Raises:
         RuntimeError: there is no running event loop: make it in a coroutine.
-        ValueError: another transport.
+        ValueError: another transport; and as for normd.Client.
+        OSError: as for normd.Client.
     """
 
     def __init__(self, target: str = DEFAULT_TARGET, *, timeout: float = 30.0, retry: RetryPolicy = RetryPolicy(),
                  max_message_bytes: int = 1 << 30, transport: Literal["grpc"] = "grpc",
+                 tls: Union[Tls, bool, None] = None, token: Optional[str] = None,
+                 token_file: Optional[PathLike] = None, allow_token_without_tls: bool = False,
                  sleep: Sleep = asyncio.sleep) -> None:
         if transport != "grpc":
             raise ValueError(f"transport is {transport!r}, want 'grpc': shared memory is for normd.Client, in a thread")
         self._target = target
         self._timeout = check_timeout(timeout, timeout)
-        self._connection = Connection(target, retry, max_message_bytes, sleep)
+        self._connection = Connection(target, retry, max_message_bytes, sleep,
+                                      security=Security(tls, token, token_file, allow_token_without_tls))
         channel = self._connection.channel
         self._layers = layer_service_pb2_grpc.LayerServiceStub(channel)
         self._snapshots = snapshot_service_pb2_grpc.SnapshotServiceStub(channel)
