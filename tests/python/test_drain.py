@@ -19,6 +19,8 @@ CLIENTS = 16
 RESTARTS = 3
 # Far below --drain-timeout (10 s), and below the 5 s after which an idle client of Python's gRPC looks at its connection.
 BOUND_S = 3.0
+# As many attempts as a restart takes.
+RETRY = normd.RetryPolicy(max_attempts=1000, max_backoff=0.1)
 
 
 class Started:
@@ -69,7 +71,7 @@ class Trainers:
 
     def _run(self) -> None:
         try:
-            with normd.Client(self._target, timeout=60) as client:
+            with normd.Client(self._target, timeout=60, retry=RETRY) as client:
                 while not self._stop.is_set():
                     client.train_step("bn", np.ones((8, 4), np.float32))
                     with self._changed:
@@ -84,7 +86,7 @@ class Trainers:
         with self._changed:
             want = self.steps + count
             assert self._changed.wait_for(lambda: self.steps >= want or bool(self.failures), timeout=60)
-            assert not self.failures
+            assert not self.failures, self.failures
 
     def finish(self) -> None:
         self._stop.set()

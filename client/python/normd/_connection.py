@@ -120,7 +120,12 @@ def open_channel(kind: Any, target: str, max_message_bytes: int, security: Secur
 
 def error_of(failure: Any, attempts: int = 1) -> Error:
     """Our exception for a grpc.RpcError."""
-    return error_for(failure.code().name, failure.details() or "", attempts, _retry_delay(failure))
+    code, message = failure.code().name, failure.details() or ""
+    if (code, message) == ("CANCELLED", "CANCELLED"):
+        # What gRPC's server answers to a call that comes while it stops; it has not looked at it. One that is cancelled
+        # here has another message.
+        code, message = "UNAVAILABLE", "the server is stopping"
+    return error_for(code, message, attempts, _retry_delay(failure))
 
 
 def _retry_delay(failure: Any) -> Optional[float]:
