@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import re
+import subprocess
 import threading
 from pathlib import Path
 from typing import Any, Iterator
@@ -82,6 +83,9 @@ def given() -> dict[str, Any]:
 
 def write_files() -> None:
     """What the reader has in the folder."""
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=reader", "-keyout", "ca.key",
+                    "-out", "ca.pem"], check=True, capture_output=True)
+    Path("trainer.token").write_text("normd_token\n")
     np.save("activations.npy", np.random.default_rng(0).standard_normal((100, 8, 6, 6)))
     arrays = {name: np.ones(8, np.float32) for name in ("scale", "bias", "mean", "var")}
     node = helper.make_node("BatchNormalization", ["x", *arrays], ["y"], name="bn1")
