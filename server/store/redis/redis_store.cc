@@ -617,6 +617,14 @@ absl::Status RedisStore::CompareAll(Changes* changes) {
 
 absl::Status RedisStore::ReadLayers(absl::Span<const Query> queries,
                                     absl::FunctionRef<void(const Query&, StoredLayer)> use) {
+  absl::Status status = TryReadLayers(queries, use);
+  // Whoever was told that they have changed has to be told again.
+  if (!status.ok()) compare_all_ = true;
+  return status;
+}
+
+absl::Status RedisStore::TryReadLayers(absl::Span<const Query> queries,
+                                       absl::FunctionRef<void(const Query&, StoredLayer)> use) {
   constexpr std::size_t kParts = 4;
   for (std::size_t start = 0; start < queries.size(); start += kPage) {
     const absl::Span<const Query> page = queries.subspan(start, kPage);

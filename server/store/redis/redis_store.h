@@ -100,6 +100,7 @@ class RedisStore final : public StateStore, public SharedStore {
   absl::StatusOr<std::vector<RedisReply>> Read(absl::Span<const RedisCommand> commands);
   absl::Status LoadLayers(absl::Span<const std::string> uids, absl::FunctionRef<absl::Status(SnapshotPtr)> layer);
   absl::Status LoadRequests(absl::Span<const std::string> uids, absl::FunctionRef<absl::Status(RequestRecord)> request);
+  absl::Status TryReadLayers(absl::Span<const Query> queries, absl::FunctionRef<void(const Query&, StoredLayer)> use);
   absl::Status ReadRequests(const Query& query, redisReply* reply, StoredLayer* layer);
 
   const RedisLocation location_;
