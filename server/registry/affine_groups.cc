@@ -22,9 +22,10 @@ absl::StatusOr<LayerEntry::CommitResult> AffineGroups::Commit(
     if (!plan->concerns_group) return absl::OkStatus();
     return FollowOthers(*result.snapshot, {result.snapshot->uid}, changes);
   };
+  // Members that have joined elsewhere. One that joins from here on makes a new version of one that is known.
+  if (absl::Status followed = follow_(); !followed.ok()) return followed;
   absl::Status status = ChangeTogether(gate_, committer_, make);
   for (int i = 1; store::IsConflict(status) && i < kMostConflicts; ++i) {
-    // Not only the layers that were named: one more may have joined.
     if (absl::Status followed = follow_(); !followed.ok()) return followed;
     status = ChangeTogether(gate_, committer_, make);
   }

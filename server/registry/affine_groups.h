@@ -27,7 +27,7 @@ namespace normd::registry {
 // reads or normalizes has to know. Thread-safe.
 class AffineGroups {
  public:
-  // Takes over what other servers have changed. REQUIRES: no lock of a layer is held, nor the gate.
+  // Takes over what other servers, if there are any, have changed. REQUIRES: no lock of a layer is held, nor the gate.
   using Follow = std::function<absl::Status()>;
 
   // All outlive this.

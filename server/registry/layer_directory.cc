@@ -134,12 +134,12 @@ void LayerDirectory::set_snapshots_listener(SnapshotsListener listener) {
 }
 
 absl::Status LayerDirectory::Follow() {
+  if (!committer_.shared()) return absl::OkStatus();
   const base::MutexLock lifecycle_lock(&lifecycle_mutex_);
   return FollowLocked();
 }
 
 absl::Status LayerDirectory::FollowLocked() {
-  if (!committer_.shared()) return absl::OkStatus();
   return committer_.UseStore([&](store::StateStore* store) ABSL_NO_THREAD_SAFETY_ANALYSIS -> absl::Status {
     absl::StatusOr<store::SharedStore::Changes> changes = store->shared()->ReadChanges();
     if (!changes.ok()) return changes.status();

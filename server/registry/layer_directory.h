@@ -137,6 +137,7 @@ class LayerDirectory {
                                             uint64_t fingerprint, absl::FunctionRef<Scope()> choose_scope,
                                             absl::FunctionRef<absl::Status(LifecycleChange*)> make)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(lifecycle_mutex_);
+  // REQUIRES: other servers write, too.
   absl::Status FollowLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lifecycle_mutex_);
   // Within it: which layers are to be read.
   std::vector<store::SharedStore::Query> BehindOf(const store::SharedStore::Changes& changes) const

@@ -182,6 +182,8 @@ absl::StatusOr<int64_t> Snapshots::Restore(const std::string& name, const Restor
   const std::string subject = Subject(name);
   absl::Status status = CheckRequest(name, request_id);
   if (status.ok()) status = CheckSelection(subject, selection.layer, selection.prefix);
+  // What is the same already stays: that must not be what it was before another server changed it.
+  if (status.ok()) status = directory_->Follow();
   if (!status.ok()) return status;
   // A snapshot never changes: it may be read before anybody has to wait.
   Stored stored;
@@ -226,6 +228,7 @@ absl::StatusOr<int64_t> Snapshots::RestoreBackup(const std::string& path, const 
         if (!record.layer_uid.empty()) stored.requests.push_back(std::move(record));
         return absl::OkStatus();
       });
+  if (status.ok()) status = directory_->Follow();
   if (!status.ok()) return layer::WithPrefix(kSubject, status);
   absl::StatusOr<LayerDirectory::LifecycleResult> result = directory_->Change(
       kSubject, "", 0, LayerDirectory::Scope::kAlone,

@@ -118,7 +118,8 @@ class Acknowledged {
     // One version never has two contents.
     const std::string& known = hashes_.emplace(step.version(), step.content_hash()).first->second;
     EXPECT_EQ(known, step.content_hash()) << "of version " << step.version();
-    if (!step.replayed()) EXPECT_TRUE(made_.insert(step.version()).second) << "two made version " << step.version();
+    if (step.replayed()) return;
+    EXPECT_TRUE(made_.insert(step.version()).second) << "two made version " << step.version();
   }
   std::size_t size() const {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -185,7 +186,6 @@ TEST_F(ReplicasTest, ARetryAtAnotherServerIsAnsweredWithTheFirstOutcome) {
   EXPECT_EQ(retry.version(), first.version());
   EXPECT_EQ(retry.content_hash(), first.content_hash());
   EXPECT_EQ(retry.num_batches_tracked(), first.num_batches_tracked());
-  EXPECT_EQ(retry.y().data(), first.y().data());
   // The same id with another content is found out, too.
   v1::TrainStepResponse response;
   EXPECT_THAT(Call(server(1).normalization(), &Normalization::TrainStep, StepOf("a", {1}, "later"), &response),
@@ -257,10 +257,10 @@ TEST_F(ReplicasTest, LayersComeAndGoAtAnyServer) {
       for (int n = 0; n < 30; ++n) {
         v1::Layer mine;
         const grpc::Status status = Create(server(i), absl::StrCat("many", n), &mine);
-        if (status.ok())
-          ++created;
-        else
-          EXPECT_EQ(status.error_code(), grpc::StatusCode::ALREADY_EXISTS) << status.error_message();
+        created += status.ok() ? 1 : 0;
+        if (!status.ok()) {
+          EXPECT_THAT(status, GrpcStatusIs(grpc::StatusCode::ALREADY_EXISTS, HasSubstr("many")));
+        }
       }
     });
   }
@@ -271,7 +271,7 @@ TEST_F(ReplicasTest, LayersComeAndGoAtAnyServer) {
 
 TEST_F(ReplicasTest, WhatACallExpectsIsComparedWithWhatIsStored) {
   Start(2);
-  server(0).Create("a", 1, "standard_scaler");
+  server(0).Create("a", 1, "reference");
   EXPECT_EQ(server(1).Get("a").version(), 1);
   const v1::TrainStepResponse step = Train(server(0), StepOf("a", {1, 3}));
   v1::SetStateRequest set;
@@ -300,7 +300,6 @@ TEST_F(ReplicasTest, StreamsAreServedAsWell) {
   server(0).Create("a", 1, "rl_observation");
   grpc::ClientContext context;
   const auto steps = server(1).normalization().Steps(&context);
-  grpc::ClientContext one_context;
   int64_t version = 1;
   for (int round = 0; round < 5; ++round) {
     EXPECT_EQ(Train(server(0), StepOf("a", {1.0 * round, 2})).version(), ++version);
