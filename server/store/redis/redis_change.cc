@@ -111,7 +111,7 @@ void RedisChange::Put(const Update& update) {
   const layer::LayerSnapshot& snapshot = *update.put;
   const layer::LayerSnapshot* const before = update.replaces.get();
   changed_.insert(snapshot.uid);
-  if (NameOf(snapshot.uid) == nullptr || before == nullptr) return PutNew(snapshot);
+  if (before == nullptr) return PutNew(snapshot);
 
   ExpectVersion(*before);
   std::vector<std::string> fields = {"v", VersionField(snapshot), "statistics", EncodeVersion(snapshot)};

@@ -445,12 +445,15 @@ TEST_F(RedisStoreTest, TwoServersMakeNoTwoLayersOfANameAndCarryNoRequestOutTwice
   lifecycle.request_after = 0;
   ASSERT_THAT(other->Write({lifecycle}), IsOk());
   EXPECT_TRUE(IsConflict(store_->Write({lifecycle})));
-  // What has been brought back is not forgotten.
+  // A change of a layer that is gone does not bring it back.
   Update remove;
   remove.replaces = first_;
   remove.remove = GoneLayer{.uid = first_->uid, .version = 42, .contributors = first_->contributors, .time = {}};
   ASSERT_THAT(store_->Write({remove}), IsOk());
   EXPECT_TRUE(IsConflict(other->Write({remove})));
+  EXPECT_TRUE(IsConflict(store_->Write({Step(After(first_, 2), first_, 2)})));
+  EXPECT_TRUE(IsConflict(other->Write({Step(After(first_, 2), first_, 2)})));
+  // What has been brought back is not forgotten.
   ASSERT_THAT(store_->Write({Put(first_)}), IsOk());
   Update forget;
   forget.forget = first_->uid;
@@ -485,6 +488,91 @@ TEST_F(RedisStoreTest, TakesOverAStoreOfFormat1AndItsServerWritesNoMore) {
   EXPECT_THAT(redis.Cli("hget {normd}:names a"), HasSubstr("uid-of-a"));
   redis.Cli("set {normd}:format 3");
   EXPECT_THAT(OpenStatus(set_->Location("normd")), StatusIs(StatusCode::kFailedPrecondition, "have format 3"));
+}
+
+// A Redis that comes back as it was some time ago is what a failover makes of one, too.
+class ForgetfulRedisTest : public RedisStoreTest {
+ protected:
+  void Remember() { set_->servers[0]->Cli("save"); }
+  void Forget() {
+    set_->servers[0]->Kill();
+    set_->servers[0]->Start();
+  }
+  std::unique_ptr<RedisStore> OpenAnother(std::vector<std::string>* warnings) {
+    auto location = ParseRedisLocation(set_->Location("normd", "&timeout-ms=1000"));
+    EXPECT_THAT(location, IsOk());
+    auto store = RedisStore::Open(*location, [warnings](const std::string& what) { warnings->push_back(what); });
+    EXPECT_THAT(store, IsOk());
+    LoadAll(store->get());
+    return *std::move(store);
+  }
+};
+
+TEST_F(ForgetfulRedisTest, ServersThatChangedALayerInTurnSendThatAgainInTurn) {
+  Start();
+  std::vector<std::string> warnings[2];
+  std::unique_ptr<RedisStore> servers[2] = {OpenAnother(&warnings[0]), OpenAnother(&warnings[1])};
+  Remember();
+  StateStore::SnapshotPtr newest = first_;
+  for (int i = 0; i < 20; ++i) {
+    const auto next = After(newest, i);
+    // Now and then twice.
+    ASSERT_THAT(servers[(i / 2 + i / 3) % 2]->Write({Step(next, newest, i + 1)}), IsOk());
+    newest = next;
+  }
+  Forget();
+  EXPECT_THAT(set_->servers[0]->Cli("hget {normd}:layer:uid-of-a v"), HasSubstr("42:"));
+  std::vector<std::thread> threads;
+  for (const std::unique_ptr<RedisStore>& server : servers) {
+    threads.emplace_back([&server] {
+      const absl::Status status = OnceAnswered([&] { return server->ReadChanges().status(); });
+      EXPECT_THAT(status, IsOk());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const auto& list : warnings) EXPECT_THAT(list, ::testing::IsEmpty());
+  const Loaded loaded = Stored();
+  ASSERT_EQ(loaded.layers.size(), 1);
+  EXPECT_EQ(loaded.layers[0]->version, newest->version);
+  EXPECT_EQ(loaded.layers[0]->content_hash, newest->content_hash);
+  EXPECT_EQ(loaded.requests.size(), 20);
+}
+
+TEST_F(ForgetfulRedisTest, WhereAnotherServerHasGoneOnTheChangeIsLostAndNamed) {
+  Start();
+  const auto b = SomeLayer("b", 1);
+  ASSERT_THAT(store_->Write({Put(b)}), IsOk());
+  std::vector<std::string> warnings;
+  std::vector<std::string> of_other;
+  const auto server = OpenAnother(&warnings);
+  const auto other = OpenAnother(&of_other);
+  Remember();
+  const auto second = After(first_, 2);
+  const auto third = After(second, 3);
+  const auto second_b = After(b, 2);
+  // The two have nothing to do with each other.
+  ASSERT_THAT(server->Write({Step(second, first_, 1), Step(second_b, b, 1)}), IsOk());
+  ASSERT_THAT(server->Write({Step(third, second, 2)}), IsOk());
+  Forget();
+  const auto gone_on = After(first_, 9);
+  ASSERT_THAT(OnceAnswered([&] { return other->Write({Step(gone_on, first_, 1)}); }), IsOk());
+  SharedStore::Changes changes;
+  ASSERT_THAT(OnceAnswered([&] {
+                auto read = server->ReadChanges();
+                if (read.ok()) changes = *read;
+                return read.status();
+              }),
+              IsOk());
+  EXPECT_TRUE(changes.all);
+  EXPECT_THAT(warnings, ElementsAre(HasSubstr("it is lost: 'a' version 43"), HasSubstr("it is lost: 'a' version 44")));
+  EXPECT_THAT(of_other, ::testing::IsEmpty());
+  // It goes on.
+  ASSERT_THAT(server->Write({Step(After(gone_on, 4), gone_on, 2)}), IsOk());
+  const Loaded loaded = Stored();
+  ASSERT_EQ(loaded.layers.size(), 2);
+  EXPECT_EQ(loaded.layers[0]->version, 44);
+  EXPECT_EQ(loaded.layers[1]->content_hash, second_b->content_hash);
+  EXPECT_EQ(loaded.requests.size(), 3);
 }
 
 TEST_F(RedisStoreTest, RefusesToGoOnWithAnEmptyRedis) {
