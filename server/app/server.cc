@@ -118,7 +118,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   const absl::Time start = absl::Now();
   absl::StatusOr<Security> security = OpenSecurity(options, logger);
   if (!security.ok()) return security.status();
-  absl::StatusOr<std::unique_ptr<store::StateStore>> store = store::OpenStore(options.store);
+  store::StoreOptions store_options = options.store;
+  store_options.warn = [logger](const std::string& what) { logger->Log(LogLevel::kWarn, what); };
+  absl::StatusOr<std::unique_ptr<store::StateStore>> store = store::OpenStore(store_options);
   if (!store.ok()) return store.status();
   std::unique_ptr<Server> server(new Server(options, *std::move(security), *std::move(store), cores, logger));
   if (absl::Status status = server->registry_.Load(); !status.ok()) return status;

@@ -13,7 +13,7 @@ absl::StatusOr<LayerEntry::CommitResult> AffineGroups::Commit(
     const std::shared_ptr<LayerEntry>& entry, absl::string_view request_id, uint64_t fingerprint,
     absl::FunctionRef<absl::Status(layer::LayerSnapshot&)> change) {
   LayerEntry::CommitResult result;
-  absl::Status status = ChangeTogether(gate_, committer_, [&](std::vector<Committer::Change>* changes) -> absl::Status {
+  const auto make = [&](std::vector<Committer::Change>* changes) -> absl::Status {
     absl::StatusOr<LayerEntry::Plan> plan = entry->PrepareAlone(request_id, fingerprint, change);
     if (!plan.ok()) return plan.status();
     result = std::move(plan->result);
@@ -21,7 +21,15 @@ absl::StatusOr<LayerEntry::CommitResult> AffineGroups::Commit(
     changes->push_back({entry, std::move(plan->update)});
     if (!plan->concerns_group) return absl::OkStatus();
     return FollowOthers(*result.snapshot, {result.snapshot->uid}, changes);
-  });
+  };
+  // Members that have joined elsewhere. One that joins from here on makes a new version of one that is known.
+  if (absl::Status followed = follow_(); !followed.ok()) return followed;
+  absl::Status status = ChangeTogether(gate_, committer_, make);
+  for (int i = 1; store::IsConflict(status) && i < kMostConflicts; ++i) {
+    if (absl::Status followed = follow_(); !followed.ok()) return followed;
+    status = ChangeTogether(gate_, committer_, make);
+  }
+  if (store::IsConflict(status)) return layer::ForLayer(result.snapshot->name, TooManyConflicts());
   if (!status.ok()) return status;
   return result;
 }

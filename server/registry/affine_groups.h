@@ -2,8 +2,10 @@
 #define NORMD_SERVER_REGISTRY_AFFINE_GROUPS_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -25,8 +27,12 @@ namespace normd::registry {
 // reads or normalizes has to know. Thread-safe.
 class AffineGroups {
  public:
-  // Both outlive this.
-  AffineGroups(ChangeGate* gate, Committer* committer) : gate_(gate), committer_(committer) {}
+  // Takes over what other servers, if there are any, have changed. REQUIRES: no lock of a layer is held, nor the gate.
+  using Follow = std::function<absl::Status()>;
+
+  // All outlive this.
+  AffineGroups(ChangeGate* gate, Committer* committer, Follow follow)
+      : gate_(gate), committer_(committer), follow_(std::move(follow)) {}
 
   // What LayerEntry::Commit leaves to this.
   absl::StatusOr<LayerEntry::CommitResult> Commit(const std::shared_ptr<LayerEntry>& entry,
@@ -45,6 +51,7 @@ class AffineGroups {
  private:
   ChangeGate* const gate_;
   Committer* const committer_;
+  const Follow follow_;
   base::Mutex mutex_;
   absl::flat_hash_map<std::string, std::vector<std::shared_ptr<LayerEntry>>> members_ ABSL_GUARDED_BY(mutex_);
 };

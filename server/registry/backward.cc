@@ -167,6 +167,7 @@ class Pass {
         fingerprint_(RequestFingerprint(input)) {}
 
   absl::StatusOr<BackwardResult> Run() {
+    if (input_.version > entry_->Snapshot()->version) entry_->Refresh();
     while (true) {
       // A step is taken on the newest version only.
       absl::StatusOr<LayerEntry::SnapshotPtr> found =
@@ -183,10 +184,8 @@ class Pass {
       bool settings_changed = false;
       absl::StatusOr<LayerEntry::CommitResult> commit =
           entry_->Commit(input_.request_id, fingerprint_, [&](LayerSnapshot& next) -> absl::Status {
-            if (next.config_version != snapshot->config_version) {
-              settings_changed = true;
-              return absl::AbortedError("settings changed");
-            }
+            settings_changed = next.config_version != snapshot->config_version;
+            if (settings_changed) return absl::AbortedError("settings changed");
             // Of a pinned version only the statistics matter here.
             if (input_.version != 0 && next.statistics != snapshot->statistics) {
               return CheckVersionPin(next, input_.version);

@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/algorithm/container.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
 #include "server/layer/layer_error.h"
@@ -18,6 +19,40 @@ constexpr std::size_t kMaxWaiting = 16384;
 constexpr int kRoundsForOthers = 4;
 
 }  // namespace
+
+AgainQueue::AgainQueue() : thread_([this] { Run(); }) {}
+
+AgainQueue::~AgainQueue() {
+  {
+    const base::MutexLock lock(&mutex_);
+    stopping_ = true;
+  }
+  wake_.notify_one();
+  thread_.join();
+}
+
+void AgainQueue::Add(Job job) {
+  {
+    const base::MutexLock lock(&mutex_);
+    jobs_.push_back(std::move(job));
+  }
+  wake_.notify_one();
+}
+
+void AgainQueue::Run() {
+  std::unique_lock<std::mutex> lock(mutex_.native());
+  while (true) {
+    wake_.wait(lock, [this]() ABSL_NO_THREAD_SAFETY_ANALYSIS { return !jobs_.empty() || stopping_; });
+    if (jobs_.empty()) return;
+    Job job = std::move(jobs_.front());
+    jobs_.pop_front();
+    lock.unlock();
+    job();
+    // With all that it holds.
+    job = nullptr;
+    lock.lock();
+  }
+}
 
 void PendingCommit::Then(Done done) {
   {
@@ -56,7 +91,11 @@ absl::Status WaitFor(const PendingCommitPtr& pending) {
   return pending == nullptr ? absl::OkStatus() : pending->Wait();
 }
 
-Committer::Committer(store::StateStore* store) : store_(store), thread_([this] { Run(); }) {}
+Committer::Committer(store::StateStore* store)
+    : store_(store),
+      shared_(store->shared()),
+      again_(shared_ == nullptr ? nullptr : std::make_unique<AgainQueue>()),
+      thread_([this] { Run(); }) {}
 
 Committer::~Committer() {
   {
@@ -68,7 +107,7 @@ Committer::~Committer() {
 }
 
 absl::StatusOr<PendingCommitPtr> Committer::Submit(Change change) {
-  auto pending = std::make_shared<PendingCommit>();
+  auto pending = std::make_shared<PendingCommit>(again_.get());
   const base::MutexLock lock(&mutex_);
   if (waiting_.size() >= kMaxWaiting) {
     return absl::ResourceExhaustedError(absl::StrCat("nothing has changed: ", kMaxWaiting,
@@ -181,8 +220,37 @@ std::vector<PendingCommitPtr> Committer::Store(std::vector<Waiting> batch) {
     accepted.push_back(std::move(waiting));
   }
 
-  const absl::Status status = updates.empty() ? absl::OkStatus() : Write(updates);
+  absl::Status status = updates.empty() ? absl::OkStatus() : Write(updates);
+  while (store::IsConflict(status)) {
+    const std::vector<std::string> uids = store::ConflictUids(status);
+    // What becomes of the changes of those that are behind.
+    absl::flat_hash_map<std::shared_ptr<LayerEntry>, absl::Status> behind;
+    for (const auto& [entry, progress] : layers) {
+      if (!absl::c_linear_search(uids, entry->Snapshot()->uid)) continue;
+      const absl::Status refreshed = RefreshNow(entry.get());
+      behind.emplace(entry, refreshed.ok() ? status : refreshed);
+    }
+    if (behind.empty()) break;
+    for (const auto& [entry, fate] : behind) layers.erase(entry);
+    std::vector<store::Update> rest;
+    std::vector<Waiting> still_accepted;
+    for (std::size_t i = 0; i < accepted.size(); ++i) {
+      const auto found = behind.find(accepted[i].change.entry);
+      if (found != behind.end()) {
+        TakeBack(accepted[i], updates[i], found->second);
+      } else {
+        rest.push_back(std::move(updates[i]));
+        still_accepted.push_back(std::move(accepted[i]));
+      }
+    }
+    updates = std::move(rest);
+    accepted = std::move(still_accepted);
+    status = updates.empty() ? absl::OkStatus() : Write(updates);
+  }
   if (status.ok()) {
+    for (std::size_t i = 0; shared_ != nullptr && i < accepted.size(); ++i) {
+      accepted[i].change.entry->MarkStored(updates[i]);
+    }
     for (const auto& [entry, progress] : layers) {
       if (!progress.versions.empty()) entry->Publish(progress.versions);
     }
@@ -196,7 +264,9 @@ std::vector<PendingCommitPtr> Committer::Store(std::vector<Waiting> batch) {
     }
   }
   for (const Waiting& orphan : orphans) {
-    TakeBack(orphan, orphan.change.update, absl::UnavailableError("an earlier change could not be stored"));
+    TakeBack(orphan, orphan.change.update,
+             shared_ != nullptr ? store::ConflictError("another version is stored", {})
+                                : absl::UnavailableError("an earlier change could not be stored"));
   }
   return stored;
 }
@@ -216,6 +286,16 @@ absl::Status Committer::Write(absl::Span<const store::Update> updates) {
   return status;
 }
 
+absl::Status Committer::RefreshNow(LayerEntry* entry) {
+  return shared_->ReadLayers(
+      {entry->QueryStored()},
+      [entry](const auto&, const store::SharedStore::StoredLayer& stored) { entry->Follow(stored); });
+}
+
+absl::Status Committer::Refresh(const std::shared_ptr<LayerEntry>& entry) {
+  return UseStore([&](store::StateStore*) { return RefreshNow(entry.get()); });
+}
+
 CommitStatistics Committer::statistics() const {
   const base::MutexLock lock(&statistics_mutex_);
   return statistics_;
@@ -223,6 +303,7 @@ CommitStatistics Committer::statistics() const {
 
 void Committer::TakeBack(const Waiting& waiting, const store::Update& update, const absl::Status& cause) {
   waiting.change.entry->TakeBack(update, waiting.pending);
+  if (store::IsConflict(cause)) return waiting.pending->Resolve(cause);
   waiting.pending->Resolve(layer::ForLayer(update.replaces->name, store::WriteFailure(cause)));
 }
 

@@ -4,6 +4,7 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -26,14 +27,45 @@ namespace normd::registry {
 
 class LayerEntry;
 
+// Runs what has to be done once more because another server was faster, in the order in which it comes, on a thread of
+// its own: whoever finds that out must not wait. Thread-safe.
+class AgainQueue {
+ public:
+  using Job = absl::AnyInvocable<void()>;
+
+  AgainQueue();
+  // REQUIRES: nothing comes any more.
+  ~AgainQueue();
+  AgainQueue(const AgainQueue&) = delete;
+  AgainQueue& operator=(const AgainQueue&) = delete;
+
+  void Add(Job job);
+
+ private:
+  void Run() ABSL_NO_THREAD_SAFETY_ANALYSIS;
+
+  base::Mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<Job> jobs_ ABSL_GUARDED_BY(mutex_);
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+  // Last: it runs as soon as it is made.
+  std::thread thread_;
+};
+
 // A change on its way into the store. Thread-safe.
 class PendingCommit {
  public:
   // Runs once; must not throw and must not block.
   using Done = absl::AnyInvocable<void(const absl::Status&)>;
 
-  // Runs `done` with what became of the change: now, if that is known, or later on the committing thread.
+  // `again`: null where no other server writes. Outlives this.
+  explicit PendingCommit(AgainQueue* again = nullptr) : again_(again) {}
+
+  // Runs `done` with what became of the change: now, if that is known, or later on the committing thread. A conflict
+  // (store::IsConflict): nothing; another server was faster, and the layer is now what that has made of it.
   void Then(Done done);
+  // REQUIRES: there was a conflict.
+  AgainQueue* again() const { return again_; }
   absl::Status Wait();
   // Whether that is known.
   bool resolved() const;
@@ -42,6 +74,7 @@ class PendingCommit {
   friend class Committer;
   void Resolve(const absl::Status& status);
 
+  AgainQueue* const again_;
   mutable base::Mutex mutex_;
   std::condition_variable wake_;
   std::optional<absl::Status> status_ ABSL_GUARDED_BY(mutex_);
@@ -66,20 +99,28 @@ struct CommitStatistics {
 absl::Status WaitFor(const PendingCommitPtr& pending);
 
 // Runs `answer`, a function (absl::Status), when a change, which may be null, is stored: now or later on another
-// thread.
-template <typename Answer>
-void WhenStored(const PendingCommitPtr& pending, Answer answer) {
-  if (pending == nullptr) {
-    answer(absl::OkStatus());
-  } else {
-    pending->Then(std::move(answer));
-  }
+// thread. Before that `again`, a function (PendingCommitPtr* stored) -> absl::Status that makes the change once more,
+// runs as often as another server was faster.
+template <typename Again, typename Answer>
+void WhenStored(const PendingCommitPtr& pending, Again again, Answer answer) {
+  if (pending == nullptr) return answer(absl::OkStatus());
+  pending->Then([queue = pending->again(), again = std::move(again),
+                 answer = std::move(answer)](const absl::Status& stored) mutable {
+    if (!store::IsConflict(stored)) return answer(stored);
+    queue->Add([again = std::move(again), answer = std::move(answer)]() mutable {
+      PendingCommitPtr next;
+      const absl::Status made = again(&next);
+      if (!made.ok()) return answer(made);
+      WhenStored(next, std::move(again), std::move(answer));
+    });
+  });
 }
 
 // Takes the changes of all layers to the store, in the order in which they come, all that wait in one transaction. What
-// is stored is published; what cannot be stored is taken back, with all that was built on it. With a store that waits
-// for the disk a thread does that; with others, whose transactions take less time than waking a thread does, whoever
-// brings a change, for himself and for those who come meanwhile. Thread-safe.
+// is stored is published; what cannot be stored is taken back, with all that was built on it. Where other servers
+// write, a layer that one of them has changed is read again first. With a store that waits for the disk a thread does
+// that; with others, whose transactions take less time than waking a thread does, whoever brings a change, for himself
+// and for those who come meanwhile. Thread-safe.
 class Committer {
  public:
   struct Change {
@@ -105,6 +146,11 @@ class Committer {
   // layer is held.
   absl::Status UseStore(absl::FunctionRef<absl::Status(store::StateStore*)> use) ABSL_NO_THREAD_SAFETY_ANALYSIS;
 
+  // Whether other servers write, too.
+  bool shared() const { return shared_ != nullptr; }
+  // Makes the layer what is stored. REQUIRES: shared.
+  absl::Status Refresh(const std::shared_ptr<LayerEntry>& entry);
+
   // Within UseStore: writes, and counts. Statuses of StateStore::Write.
   absl::Status Write(absl::Span<const store::Update> updates);
 
@@ -124,8 +170,13 @@ class Committer {
   std::vector<PendingCommitPtr> Store(std::vector<Waiting> batch);
   // `update` is the one of `waiting`, which may have given it away.
   static void TakeBack(const Waiting& waiting, const store::Update& update, const absl::Status& cause);
+  // While the store is used.
+  absl::Status RefreshNow(LayerEntry* entry);
 
   store::StateStore* const store_;
+  store::SharedStore* const shared_;
+  // Null: no other server writes.
+  const std::unique_ptr<AgainQueue> again_;
   base::Mutex mutex_;
   // thread_ may have something to do.
   std::condition_variable wake_;

@@ -4,8 +4,10 @@
 #include <atomic>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/container/btree_map.h"
@@ -20,6 +22,7 @@
 #include "server/registry/affine_groups.h"
 #include "server/registry/change_gate.h"
 #include "server/registry/committer.h"
+#include "server/registry/follower.h"
 #include "server/registry/layer_entry.h"
 #include "server/registry/request_log.h"
 #include "server/registry/watch_hub.h"
@@ -34,7 +37,8 @@ struct ListPage {
 };
 
 // Which layers there are, by name, and how their number changes: layers come and go, and several change together, in
-// one transaction that no other change falls into. What such a change is, its callers say. Thread-safe.
+// one transaction that no other change falls into. What such a change is, its callers say. Where other servers use the
+// store, too, it follows what they do. Thread-safe.
 class LayerDirectory {
  public:
   using SnapshotPtr = std::shared_ptr<const layer::LayerSnapshot>;
@@ -46,6 +50,13 @@ class LayerDirectory {
 
   // Takes over what is stored. Statuses of StateStore::Load.
   absl::Status Load();
+
+  // Takes over what other servers have changed, if there are any. Not within Change.
+  absl::Status Follow();
+  // `listener` is told of the named snapshots when another server has changed them, while the store is used. Null: none
+  // is any more.
+  using SnapshotsListener = std::function<void(std::vector<store::SnapshotInfo>)>;
+  void set_snapshots_listener(SnapshotsListener listener);
 
   // NOT_FOUND: no such layer. INVALID_ARGUMENT: no layer can have this name.
   absl::StatusOr<std::shared_ptr<LayerEntry>> Find(absl::string_view name) const;
@@ -88,8 +99,9 @@ class LayerDirectory {
     // Nobody. It makes layers, or ends some with MarkDeleted, and changes no other.
     kBeside,
   };
-  // Carries out what `make` asks for: all of it or, on any error, nothing. INVALID_ARGUMENT: `request_id` is known with
-  // another fingerprint. `subject` begins the text of errors that are not of `make`.
+  // Carries out what `make` asks for, which may run several times: all of it or, on any error, nothing.
+  // INVALID_ARGUMENT: `request_id` is known with another fingerprint. `subject` begins the text of errors that are not
+  // of `make`.
   absl::StatusOr<LifecycleResult> Change(absl::string_view subject, absl::string_view request_id, uint64_t fingerprint,
                                          Scope scope, absl::FunctionRef<absl::Status(LifecycleChange*)> make) {
     return Change(
@@ -117,6 +129,33 @@ class LayerDirectory {
     absl::Duration time;
   };
 
+  // A layer, and the group in which groups_ has it.
+  struct Known {
+    std::shared_ptr<LayerEntry> entry;
+    std::string group;
+  };
+
+  absl::StatusOr<LifecycleResult> TryChange(absl::string_view subject, absl::string_view request_id,
+                                            uint64_t fingerprint, absl::FunctionRef<Scope()> choose_scope,
+                                            absl::FunctionRef<absl::Status(LifecycleChange*)> make)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lifecycle_mutex_);
+  // REQUIRES: other servers write, too.
+  absl::Status FollowLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(lifecycle_mutex_);
+  // Within it: which layers are to be read.
+  std::vector<store::SharedStore::Query> BehindOf(const store::SharedStore::Changes& changes) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lifecycle_mutex_);
+  // A layer has changed, come or gone elsewhere.
+  void TakeOver(const std::string& uid, const store::SharedStore::StoredLayer& stored)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lifecycle_mutex_);
+  // A layer comes or goes here.
+  void Enter(const SnapshotPtr& first, std::unique_ptr<RequestLog> requests)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lifecycle_mutex_);
+  void Retire(const std::shared_ptr<LayerEntry>& entry, store::GoneLayer gone)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(lifecycle_mutex_);
+  // What is remembered of a layer with this uid, if it has been there before.
+  std::unique_ptr<RequestLog> TakeRequests(const std::string& uid) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lifecycle_mutex_);
+  // groups_ knows a layer in the group in which it is.
+  void UpdateGroup(const std::string& uid) ABSL_EXCLUSIVE_LOCKS_REQUIRED(lifecycle_mutex_);
   std::unique_ptr<RequestLog> NewLog();
   store::GoneLayer GoneNow(const layer::LayerSnapshot& last) const;
   // Of retired layers: asks the store to forget those that no retry concerns any more. What is gone then is in `uids`.
@@ -136,6 +175,8 @@ class LayerDirectory {
   // Of Change.
   RequestLog requests_ ABSL_GUARDED_BY(lifecycle_mutex_);
   // By uid.
+  absl::flat_hash_map<std::string, Known> known_ ABSL_GUARDED_BY(lifecycle_mutex_);
+  // By uid.
   absl::flat_hash_map<std::string, Retired> retired_ ABSL_GUARDED_BY(lifecycle_mutex_);
   // The first to be deleted first.
   std::deque<std::string> retired_order_ ABSL_GUARDED_BY(lifecycle_mutex_);
@@ -147,6 +188,11 @@ class LayerDirectory {
   Committer committer_;
   AffineGroups groups_;
   const LayerContext context_;
+  SnapshotsListener snapshots_listener_ ABSL_GUARDED_BY(lifecycle_mutex_);
+  // It has not been told yet.
+  bool snapshots_changed_ ABSL_GUARDED_BY(lifecycle_mutex_) = false;
+  // Last: its end comes before that of all it uses. Null: no other server writes.
+  std::unique_ptr<Follower> follower_;
 };
 
 }  // namespace normd::registry

@@ -6,6 +6,7 @@
 #include "server/layer/content_hash.h"
 #include "server/layer/layer_error.h"
 #include "server/registry/affine_groups.h"
+#include "server/registry/joint_change.h"
 #include "server/registry/version_pin.h"
 
 namespace normd::registry {
@@ -39,13 +40,23 @@ LayerEntry::SnapshotPtr LayerEntry::Snapshot() const {
   return snapshot_;
 }
 
-absl::StatusOr<LayerEntry::SnapshotPtr> LayerEntry::SnapshotAt(int64_t version) const {
+absl::StatusOr<LayerEntry::SnapshotPtr> LayerEntry::SnapshotAt(int64_t version) {
+  // One that is to come may be there already, by another server.
+  if (version > Snapshot()->version) Refresh();
   const base::MutexLock lock(&snapshot_mutex_);
   absl::Status status = CheckVersionPin(*snapshot_, version);
   if (status.ok()) return snapshot_;
   SnapshotPtr kept = recent_.Find(version);
   if (kept == nullptr) return status;
   return kept;
+}
+
+bool LayerEntry::Refresh() {
+  if (!context_.committer->shared()) return false;
+  const SnapshotPtr before = Snapshot();
+  const store::RequestMark known = QueryStored().known;
+  if (!context_.committer->Refresh(shared_from_this()).ok()) return false;
+  return IsDeleted() || Snapshot() != before || QueryStored().known.sequence != known.sequence;
 }
 
 std::vector<int64_t> LayerEntry::Versions() const {
@@ -58,13 +69,19 @@ std::vector<int64_t> LayerEntry::Versions() const {
 absl::StatusOr<LayerEntry::CommitResult> LayerEntry::Commit(
     absl::string_view request_id, uint64_t fingerprint, absl::FunctionRef<absl::Status(layer::LayerSnapshot&)> change) {
   absl::StatusOr<Plan> plan = Queue(request_id, fingerprint, change);
+  // What is refused may be refused because of what this server does not know yet.
+  if (!plan.ok() && MayBeBehind(plan.status()) && Refresh()) {
+    plan = Queue(request_id, fingerprint, change);
+  }
   if (!plan.ok()) return plan.status();
   if (plan->concerns_group) return context_.groups->Commit(shared_from_this(), request_id, fingerprint, change);
   CommitResult result = std::move(plan->result);
   if (result.stored == nullptr) return result;
   context_.committer->Drive();
   if (!result.stored->resolved()) return result;
-  if (absl::Status status = result.stored->Wait(); !status.ok()) return status;
+  absl::Status status = result.stored->Wait();
+  if (store::IsConflict(status)) return result;
+  if (!status.ok()) return status;
   result.stored = nullptr;
   return result;
 }
@@ -123,6 +140,7 @@ absl::StatusOr<LayerEntry::Plan> LayerEntry::Queue(absl::string_view request_id,
   absl::StatusOr<Plan> plan = Prepare(request_id, fingerprint, change);
   if (!plan.ok() || plan->result.replayed || plan->concerns_group) return plan;
   CommitResult& result = plan->result;
+  plan->update.stands_alone = true;
   const store::Update& update = plan->update;
   if (update.IsEmpty()) {
     result.stored = last_pending_;
@@ -159,6 +177,7 @@ std::vector<store::RequestRecord> LayerEntry::UnknownRequests(const std::vector<
 void LayerEntry::Adopt(const store::Update& update) {
   const base::MutexLock commit_lock(&commit_mutex_);
   requests_->Record(update);
+  if (update.request.has_value()) requests_->MarkStored(update.request->request_id);
   if (update.put == nullptr) return;
   newest_ = update.put;
   last_pending_ = nullptr;
@@ -187,6 +206,45 @@ void LayerEntry::Publish(absl::Span<const SnapshotPtr> versions) {
     gone = recent_.Add(std::move(version));
   }
   if (!versions.empty()) context_.watchers->Changed(versions.back()->name);
+}
+
+void LayerEntry::MarkStored(const store::Update& update) {
+  const base::MutexLock commit_lock(&commit_mutex_);
+  if (update.request.has_value() && requests_ != nullptr) requests_->MarkStored(update.request->request_id);
+}
+
+void LayerEntry::Follow(const store::SharedStore::StoredLayer& stored) {
+  const base::MutexLock commit_lock(&commit_mutex_);
+  if (requests_ != nullptr) requests_->Adopt(stored.requests, stored.all_requests);
+  if (stored.snapshot == nullptr) {
+    deleted_.store(true, std::memory_order_release);
+    return;
+  }
+  const SnapshotPtr present = Snapshot();
+  if (present->version == stored.snapshot->version && present->content_hash == stored.snapshot->content_hash) return;
+  newest_ = stored.snapshot;
+  last_pending_ = nullptr;
+  if (present->version >= stored.snapshot->version) {
+    // A failover has forgotten it, and those before it may not be what they were.
+    const base::MutexLock lock(&snapshot_mutex_);
+    recent_.Clear();
+    snapshot_ = stored.snapshot;
+    context_.watchers->Changed(stored.snapshot->name);
+    return;
+  }
+  Publish(absl::MakeConstSpan(&stored.snapshot, 1));
+}
+
+bool LayerEntry::IsAsStored(const store::SharedStore::Changed& stored) const {
+  const base::MutexLock commit_lock(&commit_mutex_);
+  const SnapshotPtr present = Snapshot();
+  return !IsDeleted() && present->version == stored.version && present->content_hash == stored.content_hash &&
+         requests_->LastStored().sequence == stored.last_sequence;
+}
+
+store::SharedStore::Query LayerEntry::QueryStored() const {
+  const base::MutexLock commit_lock(&commit_mutex_);
+  return {Snapshot()->uid, requests_ == nullptr ? store::RequestMark() : requests_->LastStored()};
 }
 
 void LayerEntry::TakeBack(const store::Update& update, const PendingCommitPtr& pending) {

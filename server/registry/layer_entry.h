@@ -60,7 +60,10 @@ class LayerEntry : public std::enable_shared_from_this<LayerEntry> {
   SnapshotPtr Snapshot() const;
   // The stored version of this number, 0 for the newest, if it is the newest or among the latest, which are kept.
   // FAILED_PRECONDITION otherwise; INVALID_ARGUMENT: negative.
-  absl::StatusOr<SnapshotPtr> SnapshotAt(int64_t version) const;
+  absl::StatusOr<SnapshotPtr> SnapshotAt(int64_t version);
+
+  // Asks the store what other servers, if there are any, have made of the layer. Whether they have.
+  bool Refresh();
 
   // Those that SnapshotAt knows, ascending; the newest comes last.
   std::vector<int64_t> Versions() const;
@@ -71,16 +74,17 @@ class LayerEntry : public std::enable_shared_from_this<LayerEntry> {
     // The outcome of this change; if replayed, of the first application.
     RequestLog::Outcome outcome;
     bool replayed = false;
-    // Nothing of this may leave the server before this is stored; null: it is.
+    // Nothing of this may leave the server before this is stored; null: it is. If it ends with a conflict, Commit has
+    // to be called again.
     PendingCommitPtr stored;
   };
 
-  // Runs `change` on a copy of the newest version and hands the result to the store as the next version, with content
-  // hash and update time filled in; a change that replaces none of the layer's parts makes no version. Commits of one
-  // layer run one after another. If `request_id` is known with this fingerprint, nothing runs and the remembered
-  // outcome is returned. Any error of `change`, NOT_FOUND after MarkDeleted, FAILED_PRECONDITION for a frozen layer
-  // that would stay so, and INVALID_ARGUMENT for a request_id with another fingerprint leave the layer as it was; so
-  // does a store that fails.
+  // Runs `change`, perhaps several times, on a copy of the newest version and hands the result to the store as the next
+  // version, with content hash and update time filled in; a change that replaces none of the layer's parts makes no
+  // version. Commits of one layer run one after another. If `request_id` is known with this fingerprint, nothing runs
+  // and the remembered outcome is returned. Any error of `change`, NOT_FOUND after MarkDeleted, FAILED_PRECONDITION for
+  // a frozen layer that would stay so, and INVALID_ARGUMENT for a request_id with another fingerprint leave the layer
+  // as it was; so does a store that fails.
   absl::StatusOr<CommitResult> Commit(absl::string_view request_id, uint64_t fingerprint,
                                       absl::FunctionRef<absl::Status(layer::LayerSnapshot&)> change);
 
@@ -113,6 +117,14 @@ class LayerEntry : public std::enable_shared_from_this<LayerEntry> {
 
   // For the committer: `versions`, one after the other, are stored.
   void Publish(absl::Span<const SnapshotPtr> versions);
+  // For the committer, where other servers write, too: `update` is stored.
+  void MarkStored(const store::Update& update);
+  // Where other servers write, while the store is used: the layer is as it is there now, which may be gone. What was
+  // built on another version is taken back by the committer.
+  void Follow(const store::SharedStore::StoredLayer& stored);
+  // The same: whether it is so as far as this server knows.
+  bool IsAsStored(const store::SharedStore::Changed& stored) const;
+  store::SharedStore::Query QueryStored() const;
   // For the committer: `update` is not stored and never will be.
   void TakeBack(const store::Update& update, const PendingCommitPtr& pending);
 
@@ -135,7 +147,7 @@ class LayerEntry : public std::enable_shared_from_this<LayerEntry> {
   const LayerContext context_;
   LayerActivity activity_;
   // Held over a whole commit; taken before snapshot_mutex_.
-  base::Mutex commit_mutex_;
+  mutable base::Mutex commit_mutex_;
   // The newest version, stored or not.
   SnapshotPtr newest_ ABSL_GUARDED_BY(commit_mutex_);
   // What made newest_; null: that is stored.

@@ -99,16 +99,22 @@ std::shared_ptr<const LayerSnapshot> FirstSnapshot(const CreateLayerSpec& spec, 
 }
 
 // The group of layers with which this one shares gamma and beta; if it has none yet, it gets one.
-absl::StatusOr<std::string> ShareAffine(const std::shared_ptr<LayerEntry>& source,
+absl::StatusOr<std::string> ShareAffine(const std::shared_ptr<LayerEntry>& source, bool shared_store,
                                         LayerDirectory::LifecycleChange* change) {
   const LayerRegistry::SnapshotPtr newest = source->Snapshot();
   if (!newest->config->affine) {
     return absl::InvalidArgumentError(
         absl::StrCat(layer::LayerPrefix(newest->name), "has no gamma and beta (affine is false) to share"));
   }
-  if (!newest->affine_group.empty()) return newest->affine_group;
+  if (!newest->affine_group.empty() && !shared_store) return newest->affine_group;
   absl::StatusOr<LayerEntry::Plan> plan = source->PrepareAlone("", 0, [](LayerSnapshot& next) {
-    next.affine_group = base::NewUid();
+    if (next.affine_group.empty()) {
+      next.affine_group = base::NewUid();
+    } else {
+      // A new version, though it is the same: a server that has not heard of the new member changes the others, and
+      // finds that this one is not what it was.
+      next.affine = std::make_shared<layer::Affine>(*next.affine);
+    }
     return absl::OkStatus();
   });
   if (!plan.ok()) return plan.status();
@@ -136,10 +142,18 @@ void MakeItsOwn(const ForkSpec& spec, absl::Time now, LayerSnapshot* fork) {
   fork->update_time = now;
 }
 
-absl::StatusOr<LayerRegistry::SnapshotPtr> SnapshotOf(absl::StatusOr<LayerEntry::CommitResult> result) {
-  if (!result.ok()) return result.status();
-  if (absl::Status status = WaitFor(result->stored); !status.ok()) return status;
-  return std::move(result->snapshot);
+// Waits until it is stored, and makes it again as often as another server was faster.
+absl::StatusOr<LayerRegistry::SnapshotPtr> CommitAndWait(LayerEntry* entry, absl::string_view request_id,
+                                                         uint64_t fingerprint,
+                                                         absl::FunctionRef<absl::Status(LayerSnapshot&)> change) {
+  while (true) {
+    absl::StatusOr<LayerEntry::CommitResult> result = entry->Commit(request_id, fingerprint, change);
+    if (!result.ok()) return result.status();
+    const absl::Status status = WaitFor(result->stored);
+    if (store::IsConflict(status)) continue;
+    if (!status.ok()) return status;
+    return std::move(result->snapshot);
+  }
 }
 
 }  // namespace
@@ -155,7 +169,8 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Make(
       directory_.Change(layer::LayerPrefix(name), request_id, fingerprint, scope,
                         [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
                           const std::string prefix = layer::LayerPrefix(name);
-                          if (Find(name).ok()) return absl::AlreadyExistsError(absl::StrCat(prefix, "exists already"));
+                          if (directory_.Find(name).ok())
+                            return absl::AlreadyExistsError(absl::StrCat(prefix, "exists already"));
                           if (size() >= options_.max_layers) {
                             return absl::ResourceExhaustedError(absl::StrCat(
                                 prefix, "the server holds ", options_.max_layers, " layers, which is its limit"));
@@ -192,6 +207,14 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Create(const CreateLay
               [&](LayerDirectory::LifecycleChange*) { return FirstSnapshot(spec, directory_.Now()); });
 }
 
+absl::StatusOr<std::shared_ptr<LayerEntry>> LayerRegistry::Find(absl::string_view name) const {
+  absl::StatusOr<std::shared_ptr<LayerEntry>> found = directory_.Find(name);
+  if (found.status().code() != absl::StatusCode::kNotFound || !committer()->shared()) return found;
+  // If Redis does not say, what is known counts, as for those that are found.
+  directory_.Follow().IgnoreError();
+  return directory_.Find(name);
+}
+
 absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Get(absl::string_view name, int64_t version) const {
   absl::StatusOr<std::shared_ptr<LayerEntry>> entry = Find(name);
   if (!entry.ok()) return entry.status();
@@ -215,7 +238,7 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Update(absl::string_vi
   for (const std::string& field : update.fields) content.AddBytes(field);
   const uint64_t fingerprint = content.AddBytes(etag).value();
 
-  return SnapshotOf((*entry)->Commit(request_id, fingerprint, [&](LayerSnapshot& next) -> absl::Status {
+  return CommitAndWait(entry->get(), request_id, fingerprint, [&](LayerSnapshot& next) -> absl::Status {
     if (absl::Status stale = CheckEtag(next, etag); !stale.ok()) return stale;
     layer::LayerConfig config = *next.config;
     absl::Status invalid = CheckFieldsApply(update, config);
@@ -226,7 +249,7 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Update(absl::string_vi
     next.config = std::make_shared<layer::LayerConfig>(config);
     next.config_version += 1;
     return absl::OkStatus();
-  }));
+  });
 }
 
 absl::Status LayerRegistry::Delete(absl::string_view name, absl::string_view etag, absl::string_view request_id) {
@@ -236,14 +259,14 @@ absl::Status LayerRegistry::Delete(absl::string_view name, absl::string_view eta
 
   // Waiting for the layer's running commit holds no other layer up, unless they share something.
   const auto scope = [&] {
-    const absl::StatusOr<std::shared_ptr<LayerEntry>> any = Find(name);
+    const absl::StatusOr<std::shared_ptr<LayerEntry>> any = directory_.Find(name);
     const bool shares = any.ok() && !(*any)->Snapshot()->affine_group.empty();
     return shares ? LayerDirectory::Scope::kAlone : LayerDirectory::Scope::kBeside;
   };
   return directory_
       .Change(layer::LayerPrefix(name), request_id, fingerprint, scope,
               [&](LayerDirectory::LifecycleChange* change) -> absl::Status {
-                absl::StatusOr<std::shared_ptr<LayerEntry>> entry = Find(name);
+                absl::StatusOr<std::shared_ptr<LayerEntry>> entry = directory_.Find(name);
                 if (!entry.ok()) return entry.status();
                 // From here on nobody sees the layer.
                 absl::Status ended =
@@ -261,13 +284,13 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::ResetStatistics(absl::
   absl::StatusOr<std::shared_ptr<LayerEntry>> entry = Find(name);
   if (!entry.ok()) return entry.status();
   const uint64_t fingerprint = Fingerprint("ResetStatistics").Add(expected_version).value();
-  return SnapshotOf((*entry)->Commit(request_id, fingerprint, [&](LayerSnapshot& next) -> absl::Status {
+  return CommitAndWait(entry->get(), request_id, fingerprint, [&](LayerSnapshot& next) -> absl::Status {
     if (absl::Status stale = CheckExpectedVersion(next, expected_version); !stale.ok()) return stale;
     // Nothing to set back is no error: a caller may reset all layers of a model alike.
     if (!next.config->track_running_stats) return absl::OkStatus();
     next.statistics = std::make_shared<layer::Statistics>(layer::Statistics::Initial(*next.config));
     return absl::OkStatus();
-  }));
+  });
 }
 
 absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::SetState(absl::string_view name,
@@ -291,11 +314,11 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::SetState(absl::string_
   content.Add(expected_version);
   AddState(update, &content);
   const uint64_t fingerprint = content.value();
-  return SnapshotOf((*entry)->Commit(request_id, fingerprint, [&](LayerSnapshot& next) -> absl::Status {
+  return CommitAndWait(entry->get(), request_id, fingerprint, [&](LayerSnapshot& next) -> absl::Status {
     if (absl::Status stale = CheckExpectedVersion(next, expected_version); !stale.ok()) return stale;
     Overwrite(update, &next);
     return absl::OkStatus();
-  }));
+  });
 }
 
 absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Fork(const ForkSpec& spec) {
@@ -316,13 +339,13 @@ absl::StatusOr<LayerRegistry::SnapshotPtr> LayerRegistry::Fork(const ForkSpec& s
   return Make(spec.new_name, spec.request_id, fingerprint,
               spec.share_affine ? LayerDirectory::Scope::kAlone : LayerDirectory::Scope::kBeside,
               [&](LayerDirectory::LifecycleChange* change) -> absl::StatusOr<SnapshotPtr> {
-                absl::StatusOr<std::shared_ptr<LayerEntry>> source = Find(spec.name);
+                absl::StatusOr<std::shared_ptr<LayerEntry>> source = directory_.Find(spec.name);
                 if (!source.ok()) return source.status();
                 absl::StatusOr<SnapshotPtr> version = (*source)->SnapshotAt(spec.version);
                 if (!version.ok()) return version.status();
                 auto fork = std::make_shared<LayerSnapshot>(**version);
                 if (spec.share_affine) {
-                  absl::StatusOr<std::string> group = ShareAffine(*source, change);
+                  absl::StatusOr<std::string> group = ShareAffine(*source, committer()->shared(), change);
                   if (!group.ok()) return group.status();
                   fork->affine_group = *std::move(group);
                 } else {

@@ -90,8 +90,8 @@ class LayerRegistry {
 
   absl::StatusOr<SnapshotPtr> Fork(const ForkSpec& spec);
 
-  // The layer itself, for training.h. NOT_FOUND: no such layer.
-  absl::StatusOr<std::shared_ptr<LayerEntry>> Find(absl::string_view name) const { return directory_.Find(name); }
+  // The layer itself, for training.h. NOT_FOUND: no such layer, nor has another server made one.
+  absl::StatusOr<std::shared_ptr<LayerEntry>> Find(absl::string_view name) const;
 
   int64_t size() const { return directory_.size(); }
 
@@ -106,7 +106,8 @@ class LayerRegistry {
       absl::FunctionRef<absl::StatusOr<SnapshotPtr>(LayerDirectory::LifecycleChange*)> first);
 
   const RegistryOptions options_;
-  LayerDirectory directory_;
+  // Find learns what is there, and changes nothing of it.
+  mutable LayerDirectory directory_;
 };
 
 }  // namespace normd::registry

@@ -191,6 +191,7 @@ absl::StatusOr<MergeMomentsResult> MergeMoments(const LayerRegistry& registry, c
   bool rejected = false;
   absl::StatusOr<LayerEntry::CommitResult> commit =
       (*entry)->Commit(input.request_id, RequestFingerprint(input), [&](LayerSnapshot& next) -> absl::Status {
+        rejected = false;
         repeated = !input.contributor.empty() && input.sequence <= next.contributors->LastSequence(input.contributor);
         if (repeated) return absl::OkStatus();
         if (absl::Status changed = Change(input, &next, &rejected); !changed.ok())

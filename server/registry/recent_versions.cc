@@ -17,7 +17,9 @@ int64_t MemoryOf(const layer::LayerSnapshot& snapshot) {
 
 }  // namespace
 
-RecentVersions::~RecentVersions() {
+RecentVersions::~RecentVersions() { Clear(); }
+
+void RecentVersions::Clear() {
   while (!versions_.empty()) RemoveOldest();
 }
 

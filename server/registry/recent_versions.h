@@ -35,6 +35,8 @@ class RecentVersions {
   // Keeps a version that is no longer the newest, later than all before. Returns what had to go for it, so that the
   // caller may let go of that when it holds no lock.
   SnapshotPtr Add(SnapshotPtr replaced);
+  // Keeps none any more.
+  void Clear();
   // Null: it is not kept.
   SnapshotPtr Find(int64_t version) const;
   // All that are kept, ascending.

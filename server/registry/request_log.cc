@@ -34,6 +34,7 @@ void RequestLog::Prepare(absl::string_view layer_uid, absl::string_view request_
                                          .request_id = std::string(request_id),
                                          .time = clock_->Now(),
                                          .outcome = outcome};
+  update->request_after = LastSequence();
   if (forgotten_through_ - store_forgot_through_ >= kForgetAtATime) update->forget_through = forgotten_through_;
 }
 
@@ -41,13 +42,47 @@ void RequestLog::Record(const store::Update& update) {
   if (!update.request.has_value()) return;
   store_forgot_through_ = std::max(store_forgot_through_, update.forget_through);
   const absl::Duration now = clock_->Elapsed();
-  Add(*update.request, now);
+  Add(*update.request, now, false);
   while (!order_.empty() && order_.front().time < now - limits_.window) ForgetOldest();
 }
 
-void RequestLog::Restore(const store::RequestRecord& record) {
+void RequestLog::Restore(const store::RequestRecord& record) { AddOld(record); }
+
+void RequestLog::AddOld(const store::RequestRecord& record) {
   const absl::Duration age = std::max(absl::ZeroDuration(), clock_->Now() - record.time);
-  Add(record, clock_->Elapsed() - age);
+  Add(record, clock_->Elapsed() - age, true);
+}
+
+void RequestLog::MarkStored(absl::string_view request_id) {
+  const auto found =
+      std::find_if(order_.rbegin(), order_.rend(), [&](const Entry& entry) { return entry.request_id == request_id; });
+  if (found != order_.rend()) found->stored = true;
+}
+
+store::RequestMark RequestLog::LastStored() const {
+  const auto found = std::find_if(order_.rbegin(), order_.rend(), [](const Entry& entry) { return entry.stored; });
+  if (found == order_.rend()) return {};
+  return {found->sequence, std::string(found->request_id)};
+}
+
+void RequestLog::Adopt(const std::vector<store::RequestRecord>& records, bool all) {
+  const auto erase_if = [this](const auto& goes) {
+    for (std::size_t i = order_.size(); i-- > 0;) {
+      if (goes(order_[i])) Erase(order_.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+  };
+  if (all) {
+    erase_if([](const Entry& entry) { return entry.stored; });
+    forgotten_through_ = 0;
+    store_forgot_through_ = 0;
+  }
+  for (const store::RequestRecord& record : records) {
+    // One that is on its way here, and that another server has carried out: its outcome is that.
+    if (outcomes_.contains(record.request_id)) {
+      erase_if([&](const Entry& entry) { return entry.request_id == record.request_id; });
+    }
+    AddOld(record);
+  }
 }
 
 std::vector<store::RequestRecord> RequestLog::Unknown(const std::vector<store::RequestRecord>& records) const {
@@ -60,11 +95,11 @@ std::vector<store::RequestRecord> RequestLog::Unknown(const std::vector<store::R
   return unknown;
 }
 
-void RequestLog::Add(const store::RequestRecord& record, absl::Duration time) {
+void RequestLog::Add(const store::RequestRecord& record, absl::Duration time, bool stored) {
   next_sequence_ = record.sequence + 1;
   const auto [node, added] = outcomes_.emplace(record.request_id, record.outcome);
   if (!added) return;
-  order_.push_back({node->first, record.sequence, time});
+  order_.push_back({node->first, record.sequence, time, stored});
   total_->fetch_add(1, std::memory_order_relaxed);
   while (order_.size() > limits_.per_layer ||
          (order_.size() > 1 && total_->load(std::memory_order_relaxed) > limits_.total)) {
@@ -79,13 +114,18 @@ void RequestLog::ForgetOldest() {
   total_->fetch_sub(1, std::memory_order_relaxed);
 }
 
-void RequestLog::TakeBack(absl::string_view request_id) {
-  const auto found =
-      std::find_if(order_.rbegin(), order_.rend(), [&](const Entry& entry) { return entry.request_id == request_id; });
-  if (found == order_.rend()) return;
-  order_.erase(std::next(found).base());
+void RequestLog::Erase(std::deque<Entry>::iterator entry) {
+  // The view goes with the node.
+  const std::string request_id(entry->request_id);
+  order_.erase(entry);
   outcomes_.erase(request_id);
   total_->fetch_sub(1, std::memory_order_relaxed);
+}
+
+void RequestLog::TakeBack(absl::string_view request_id) {
+  const auto found = std::find_if(order_.rbegin(), order_.rend(),
+                                  [&](const Entry& entry) { return entry.request_id == request_id && !entry.stored; });
+  if (found != order_.rend()) Erase(std::next(found).base());
 }
 
 }  // namespace normd::registry

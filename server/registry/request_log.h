@@ -50,8 +50,14 @@ class RequestLog {
                store::Update* update) const;
   // Remembers what was prepared. REQUIRES: Find returned null for its id.
   void Record(const store::Update& update);
-  // What Record did is no longer so: the store could not do it.
+  // What Record did, and MarkStored or Adopt has not confirmed, is no longer so: the store could not do it.
   void TakeBack(absl::string_view request_id);
+  // What Record did is stored. Needed only where other servers write, too.
+  void MarkStored(absl::string_view request_id);
+  // The latest of those that are stored.
+  store::RequestMark LastStored() const;
+  // Takes over records that another server has stored: what comes after LastStored or, if `all`, all that there is.
+  void Adopt(const std::vector<store::RequestRecord>& records, bool all);
   // Remembers what the store remembers, in the order of the sequence. It is as old as the wall clock says, and new if
   // its time has not come yet.
   void Restore(const store::RequestRecord& record);
@@ -68,9 +74,16 @@ class RequestLog {
     int64_t sequence;
     // By Clock::Elapsed; below 0 for what is older than that.
     absl::Duration time;
+    // As far as that is told.
+    bool stored;
   };
 
-  void Add(const store::RequestRecord& record, absl::Duration time);
+  void Add(const store::RequestRecord& record, absl::Duration time, bool stored);
+  // Of the age that the wall clock says.
+  void AddOld(const store::RequestRecord& record);
+  // The latest; 0: there was none.
+  int64_t LastSequence() const { return order_.empty() ? forgotten_through_ : order_.back().sequence; }
+  void Erase(std::deque<Entry>::iterator entry);
   void ForgetOldest();
 
   const RequestLimits limits_;

@@ -78,12 +78,22 @@ class NewGroups {
 
 }  // namespace
 
+Snapshots::Snapshots(LayerRegistry* registry) : registry_(registry), directory_(registry->directory()) {
+  directory_->set_snapshots_listener([this](std::vector<store::SnapshotInfo> infos) { Replace(std::move(infos)); });
+}
+
+void Snapshots::Replace(std::vector<store::SnapshotInfo> infos) {
+  std::map<std::string, store::SnapshotInfo, std::less<>> replacement;
+  for (store::SnapshotInfo& info : infos) replacement[info.name] = std::move(info);
+  const base::MutexLock lock(&mutex_);
+  infos_ = std::move(replacement);
+}
+
 absl::Status Snapshots::Load() {
   return directory_->UseStore([&](store::StateStore* store) -> absl::Status {
     absl::StatusOr<std::vector<store::SnapshotInfo>> infos = store->ListSnapshots();
     if (!infos.ok()) return infos.status();
-    const base::MutexLock lock(&mutex_);
-    for (store::SnapshotInfo& info : *infos) infos_[info.name] = std::move(info);
+    Replace(*std::move(infos));
     return absl::OkStatus();
   });
 }
@@ -108,6 +118,8 @@ absl::StatusOr<store::SnapshotInfo> Snapshots::Create(const SnapshotSpec& spec) 
   const std::string subject = Subject(spec.name);
   absl::Status status = CheckRequest(spec.name, spec.request_id);
   if (status.ok()) status = CheckSelection(subject, spec.layer, spec.prefix);
+  // Of what other servers have changed by now nothing is missing.
+  if (status.ok()) status = directory_->Follow();
   if (!status.ok()) return status;
   const uint64_t fingerprint =
       Fingerprint("CreateSnapshot").AddBytes(spec.name).AddBytes(spec.layer).AddBytes(spec.prefix).value();
@@ -125,9 +137,9 @@ absl::StatusOr<store::SnapshotInfo> Snapshots::Create(const SnapshotSpec& spec) 
                              }
                            }
                            if (!spec.layer.empty()) {
-                             absl::StatusOr<SnapshotPtr> layer = registry_->Get(spec.layer);
+                             absl::StatusOr<std::shared_ptr<LayerEntry>> layer = directory_->Find(spec.layer);
                              if (!layer.ok()) return layer.status();
-                             snapshot->layers.push_back(*std::move(layer));
+                             snapshot->layers = {(*layer)->Snapshot()};
                            } else {
                              snapshot->layers = registry_->List(spec.prefix, "", INT_MAX).layers;
                            }
@@ -170,6 +182,8 @@ absl::StatusOr<int64_t> Snapshots::Restore(const std::string& name, const Restor
   const std::string subject = Subject(name);
   absl::Status status = CheckRequest(name, request_id);
   if (status.ok()) status = CheckSelection(subject, selection.layer, selection.prefix);
+  // What is the same already stays: that must not be what it was before another server changed it.
+  if (status.ok()) status = directory_->Follow();
   if (!status.ok()) return status;
   // A snapshot never changes: it may be read before anybody has to wait.
   Stored stored;
@@ -214,6 +228,7 @@ absl::StatusOr<int64_t> Snapshots::RestoreBackup(const std::string& path, const 
         if (!record.layer_uid.empty()) stored.requests.push_back(std::move(record));
         return absl::OkStatus();
       });
+  if (status.ok()) status = directory_->Follow();
   if (!status.ok()) return layer::WithPrefix(kSubject, status);
   absl::StatusOr<LayerDirectory::LifecycleResult> result = directory_->Change(
       kSubject, "", 0, LayerDirectory::Scope::kAlone,
@@ -246,7 +261,7 @@ absl::Status Snapshots::Plan(const Stored& stored, const RestoreSelection& selec
     if (renames) target->affine_group = new_groups.Of(layer->affine_group);
     if (absl::Status status = layer::ValidateName(target->name); !status.ok())
       return layer::WithPrefix(subject, status);
-    const absl::StatusOr<std::shared_ptr<LayerEntry>> entry = registry_->Find(target->name);
+    const absl::StatusOr<std::shared_ptr<LayerEntry>> entry = directory_->Find(target->name);
     const SnapshotPtr present = entry.ok() ? (*entry)->Snapshot() : nullptr;
     if (present != nullptr && (renames || present->uid == layer->uid)) {
       uids.insert(present->uid);

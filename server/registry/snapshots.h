@@ -42,7 +42,10 @@ class Snapshots {
   static constexpr std::size_t kMaxSnapshots = 1000;
 
   // Outlives this. Load comes before anything else.
-  explicit Snapshots(LayerRegistry* registry) : registry_(registry), directory_(registry->directory()) {}
+  explicit Snapshots(LayerRegistry* registry);
+  ~Snapshots() { directory_->set_snapshots_listener(nullptr); }
+  Snapshots(const Snapshots&) = delete;
+  Snapshots& operator=(const Snapshots&) = delete;
 
   // Takes over what is stored, after the layers.
   absl::Status Load();
@@ -71,6 +74,7 @@ class Snapshots {
     std::vector<store::RequestRecord> requests;
   };
 
+  void Replace(std::vector<store::SnapshotInfo> infos);
   // Within LayerDirectory::Change.
   absl::Status Plan(const Stored& stored, const RestoreSelection& selection, absl::string_view subject,
                     LayerDirectory::LifecycleChange* change) const;

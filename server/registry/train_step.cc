@@ -95,10 +95,8 @@ class Step {
       std::shared_ptr<const Statistics> replaced;
       absl::StatusOr<LayerEntry::CommitResult> commit =
           entry_->Commit(input_.request_id, RequestFingerprint(), [&](LayerSnapshot& next) -> absl::Status {
-            if (next.config_version != snapshot->config_version) {
-              settings_changed = true;
-              return absl::AbortedError("settings changed");
-            }
+            settings_changed = next.config_version != snapshot->config_version;
+            if (settings_changed) return absl::AbortedError("settings changed");
             replaced = next.statistics;
             return Change(&next);
           });

@@ -36,7 +36,17 @@ void CallStream::OnMessage(wire::MessageSlices message) {
       absl::Status done = control.CheckAlive();
       if (done.ok()) done = WithoutExceptions([&] { return call.Run(control); });
       if (!done.ok()) return AnswerAndGoOn(*step, done);
-      registry::WhenStored(call.stored(), [this, step](const absl::Status& stored) { AnswerAndGoOn(*step, stored); });
+      const auto again = [this, step](registry::PendingCommitPtr* stored) {
+        TensorCall& same = step->call->call();
+        registry::CallControl once_more;
+        once_more.check_alive = [this] { return CheckAlive(); };
+        absl::Status made = once_more.CheckAlive();
+        if (made.ok()) made = WithoutExceptions([&] { return same.RunAgain(once_more); });
+        *stored = same.stored();
+        return made;
+      };
+      registry::WhenStored(call.stored(), again,
+                           [this, step](const absl::Status& stored) { AnswerAndGoOn(*step, stored); });
     });
   }
   if (!status.ok()) AnswerAndGoOn(*step, status);

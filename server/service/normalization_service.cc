@@ -81,20 +81,21 @@ grpc::ServerUnaryReactor* NormalizationServiceImpl::MergeMoments(grpc::CallbackS
                                                                  v1::MergeMomentsResponse* response) {
   UnaryCall call(context, "MergeMoments", static_cast<int64_t>(request->ByteSizeLong()), context_.observer);
   call.set_request(request->layer(), request->request_id());
-  call.RunAndStore(
-      [&](registry::PendingCommitPtr* stored) -> absl::Status {
-        absl::Status allowed = call.CheckAccess(access::Role::kTrain, request->layer());
-        if (!allowed.ok()) return allowed;
-        registry::CallControl control;
-        control.check_alive = [&call] { return call.CheckAlive(); };
-        absl::StatusOr<registry::MergeMomentsResult> result =
-            registry::MergeMoments(*context_.call.registry, ToMergeMomentsInput(*request), control);
-        if (!result.ok()) return result.status();
-        *response = ToProto(*result);
-        *stored = std::move(result->stored);
-        return absl::OkStatus();
-      },
-      [response] { return response->ByteSizeLong(); });
+  const auto merge = [this, call, request, response](registry::PendingCommitPtr* stored) -> absl::Status {
+    registry::CallControl control;
+    control.check_alive = [&call] { return call.CheckAlive(); };
+    absl::StatusOr<registry::MergeMomentsResult> result =
+        registry::MergeMoments(*context_.call.registry, ToMergeMomentsInput(*request), control);
+    if (!result.ok()) return result.status();
+    *response = ToProto(*result);
+    *stored = std::move(result->stored);
+    return absl::OkStatus();
+  };
+  const auto merge_if_allowed = [&](registry::PendingCommitPtr* stored) -> absl::Status {
+    absl::Status allowed = call.CheckAccess(access::Role::kTrain, request->layer());
+    return allowed.ok() ? merge(stored) : allowed;
+  };
+  call.RunAndStore(merge_if_allowed, merge, [response] { return response->ByteSizeLong(); });
   return call.reactor();
 }
 

@@ -20,16 +20,25 @@ absl::Status TensorCall::Admit() {
 
 absl::Status TensorCall::Run(const registry::CallControl& control) {
   if (absl::Status status = layer::ValidateName(layer()); !status.ok()) return status;
+  if (absl::Status status = Load(control.threads); !status.ok()) return status;
+  if (absl::Status status = ComputeGuarded(control); !status.ok()) return status;
+  message_ = {};
+  reserved_.Release();
+  return layer::ForLayer(layer(), CheckResultNotLost());
+}
+
+absl::Status TensorCall::RunAgain(const registry::CallControl& control) {
+  if (absl::Status status = ComputeGuarded(control); !status.ok()) return status;
+  return layer::ForLayer(layer(), CheckResultNotLost());
+}
+
+absl::Status TensorCall::ComputeGuarded(const registry::CallControl& control) {
   registry::CallControl guarded = control;
   guarded.check_alive = [this, &control]() -> absl::Status {
     if (absl::Status status = control.CheckAlive(); !status.ok()) return status;
     return layer::ForLayer(layer(), CheckNotLost());
   };
-  if (absl::Status status = Load(control.threads); !status.ok()) return status;
-  if (absl::Status status = Compute(guarded); !status.ok()) return status;
-  message_ = {};
-  reserved_.Release();
-  return layer::ForLayer(layer(), CheckResultNotLost());
+  return Compute(guarded);
 }
 
 void TensorCall::WriteResult(wire::MessageWriter* writer) {

@@ -57,6 +57,8 @@ class TensorCall {
   // Carries the call out. DATA_LOSS: a region that it uses was cut short. Nothing has changed, unless that was noticed
   // only after the commit and the call wants results that may be wrong.
   absl::Status Run(const registry::CallControl& control);
+  // The same once more, after a Run whose change another server has forestalled.
+  absl::Status RunAgain(const registry::CallControl& control);
   // What has to be stored before the result may be sent, after Run; null: nothing.
   const registry::PendingCommitPtr& stored() const { return stored_; }
   // The method's response but for its tensor, after Run.
@@ -90,6 +92,8 @@ class TensorCall {
   virtual absl::Status CheckResultNotLost() const { return CheckNotLost(); }
 
  private:
+  absl::Status ComputeGuarded(const registry::CallControl& control);
+
   const TensorCallContext& context_;
   ReceivedMessage message_;
   // For the message, until the tensors were gathered from it, and for the buffers.

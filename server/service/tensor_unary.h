@@ -49,6 +49,13 @@ grpc::ServerUnaryReactor* HandleTensorCall(UnaryCall call, const TensorStreamCon
             *stored = job->call().stored();
             return done;
           },
+          [call, job](registry::PendingCommitPtr* stored) {
+            registry::CallControl once_more;
+            once_more.check_alive = [&call] { return call.CheckAlive(); };
+            absl::Status done = job->call().RunAgain(once_more);
+            *stored = job->call().stored();
+            return done;
+          },
           [response, job] {
             wire::MessageWriter writer;
             job->WriteResponse(&writer);

@@ -79,8 +79,15 @@ class TrainStepStream final : public ChunkStream<v1::TrainStepStreamRequest, v1:
     control.check_alive = [this] { return CheckAlive(); };
     absl::StatusOr<registry::BatchAccumulator::Result> result =
         batch_->Commit(*streams().call.registry, input_, control);
+    absl::Status stored;
+    while (result.ok()) {
+      stored = registry::WaitFor(result->step.stored);
+      if (!store::IsConflict(stored)) break;
+      // Another server was faster.
+      result = batch_->Commit(*streams().call.registry, input_, control);
+    }
     if (!result.ok()) return result.status();
-    if (absl::Status stored = registry::WaitFor(result->step.stored); !stored.ok()) return stored;
+    if (!stored.ok()) return stored;
     normalizer_ = std::move(result->normalizer);
     v1::TrainStepResponse response = ToProto(result->step);
     if (wants_output_) *response.mutable_y() = ToProto(input_.x);

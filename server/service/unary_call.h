@@ -120,28 +120,36 @@ class UnaryCall {
   // finishes with what it returned and the size that `response_bytes()` then has.
   template <typename Handler, typename ResponseBytes>
   void Run(const Handler& handler, const ResponseBytes& response_bytes) const {
-    RunAndStore([&handler](registry::PendingCommitPtr*) { return handler(); }, response_bytes);
+    // Nothing waits to be stored, so nothing is made again.
+    const auto once = [](registry::PendingCommitPtr*) { return absl::OkStatus(); };
+    RunAndStore([&handler](registry::PendingCommitPtr*) { return handler(); }, once, response_bytes);
   }
 
   // The same for a `handler`, a function (registry::PendingCommitPtr* stored) -> absl::Status, that says what has to be
-  // stored before the call is answered. `respond`, a function () that completes the response and returns its size, runs
-  // then, now or later on another thread, and must hold what it needs.
-  template <typename Handler, typename Respond>
-  void RunAndStore(const Handler& handler, Respond respond) const {
+  // stored before the call is answered. `again`, the same once more, runs if another server was faster; `respond`, a
+  // function () that completes the response and returns its size, when it is stored. Both run now or later on another
+  // thread, and must hold what they need.
+  template <typename Handler, typename Again, typename Respond>
+  void RunAndStore(const Handler& handler, Again again, Respond respond) const {
     registry::PendingCommitPtr stored;
     absl::Status status = CheckAlive();
     if (status.ok()) status = WithoutExceptions([&] { return handler(&stored); });
     if (!status.ok()) return Finish(status);
-    registry::WhenStored(stored, [call = *this, respond = std::move(respond)](absl::Status answer) {
-      int64_t response_bytes = 0;
-      if (answer.ok()) {
-        answer = WithoutExceptions([&] {
-          response_bytes = static_cast<int64_t>(respond());
-          return absl::OkStatus();
-        });
-      }
-      call.Finish(answer, response_bytes);
-    });
+    auto make_again = [call = *this, again = std::move(again)](registry::PendingCommitPtr* next) {
+      absl::Status alive = call.CheckAlive();
+      return alive.ok() ? WithoutExceptions([&] { return again(next); }) : alive;
+    };
+    registry::WhenStored(stored, std::move(make_again),
+                         [call = *this, respond = std::move(respond)](absl::Status answer) {
+                           int64_t response_bytes = 0;
+                           if (answer.ok()) {
+                             answer = WithoutExceptions([&] {
+                               response_bytes = static_cast<int64_t>(respond());
+                               return absl::OkStatus();
+                             });
+                           }
+                           call.Finish(answer, response_bytes);
+                         });
   }
 
   // Tells the observer and sends the answer. Once; what the call borrows is gone afterwards.

@@ -159,7 +159,8 @@ bool WatchStream::Fill(const std::string& name, Clock::time_point now) {
   }
   response_.Clear();
   if (!caller_.Allows(access::Role::kRead, name)) return false;
-  const absl::StatusOr<registry::LayerRegistry::SnapshotPtr> found = registry_->Get(name);
+  // Here and now: the hub's thread must not wait for a store.
+  const absl::StatusOr<std::shared_ptr<registry::LayerEntry>> found = registry_->directory()->Find(name);
   if (!found.ok()) {
     if (sent == sent_.end()) return false;
     response_.mutable_layer()->set_name(name);
@@ -169,7 +170,8 @@ bool WatchStream::Fill(const std::string& name, Clock::time_point now) {
     sent_.erase(sent);
     return true;
   }
-  const layer::LayerSnapshot& layer = **found;
+  const registry::LayerRegistry::SnapshotPtr snapshot = (*found)->Snapshot();
+  const layer::LayerSnapshot& layer = *snapshot;
   if (sent != sent_.end() && sent->second.uid == layer.uid && sent->second.version == layer.version) return false;
   ToProto(layer, spec_.view, response_.mutable_layer());
   sent_[name] = {.uid = layer.uid, .version = layer.version, .due = now + spec_.min_interval};

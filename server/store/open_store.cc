@@ -44,7 +44,7 @@ absl::StatusOr<std::unique_ptr<StateStore>> OpenStore(const StoreOptions& option
     absl::StatusOr<RedisLocation> redis = ParseRedisLocation(options.location);
     if (!redis.ok()) return redis.status();
     if (!options.password.empty()) redis->password = options.password;
-    absl::StatusOr<std::unique_ptr<RedisStore>> store = RedisStore::Open(*redis);
+    absl::StatusOr<std::unique_ptr<RedisStore>> store = RedisStore::Open(*redis, options.warn);
     if (!store.ok()) return store.status();
     return *std::move(store);
   }

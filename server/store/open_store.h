@@ -1,6 +1,7 @@
 #ifndef NORMD_SERVER_STORE_OPEN_STORE_H_
 #define NORMD_SERVER_STORE_OPEN_STORE_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -20,6 +21,8 @@ struct StoreOptions {
   absl::Duration sync_interval = absl::Seconds(1);
   // Of Redis, if it is not in the URL. Never shown.
   std::string password = {};
+  // Is told what an operator should know while the store is open.
+  std::function<void(const std::string&)> warn = [](const std::string&) {};
 };
 
 // INVALID_ARGUMENT: `location` is none of these.

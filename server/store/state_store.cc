@@ -2,12 +2,15 @@
 
 #include "absl/strings/cord.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "server/layer/layer_error.h"
 
 namespace normd::store {
 namespace {
 
 constexpr absl::string_view kUnknown = "normd/outcome-unknown";
+constexpr absl::string_view kConflict = "normd/conflict";
 
 }  // namespace
 
@@ -18,6 +21,20 @@ absl::Status OutcomeUnknownError(absl::string_view cause) {
 }
 
 bool IsOutcomeUnknown(const absl::Status& status) { return status.GetPayload(kUnknown).has_value(); }
+
+absl::Status ConflictError(absl::string_view cause, const std::vector<std::string>& uids) {
+  absl::Status status = absl::AbortedError(cause);
+  status.SetPayload(kConflict, absl::Cord(absl::StrJoin(uids, "\n")));
+  return status;
+}
+
+bool IsConflict(const absl::Status& status) { return status.GetPayload(kConflict).has_value(); }
+
+std::vector<std::string> ConflictUids(const absl::Status& status) {
+  const auto uids = status.GetPayload(kConflict);
+  if (!uids.has_value()) return {};
+  return absl::StrSplit(std::string(*uids), '\n');
+}
 
 absl::Status WriteFailure(const absl::Status& status) {
   return layer::WithPrefix(

@@ -24,6 +24,13 @@ bool IsOutcomeUnknown(const absl::Status& status);
 // "nothing has changed: ...", or what else is true after a Write has failed.
 absl::Status WriteFailure(const absl::Status& status);
 
+// A Write of a store that several servers share finds that another one has changed these layers: ABORTED, and nothing
+// has changed. An empty uid: what concerns the store as a whole.
+absl::Status ConflictError(absl::string_view cause, const std::vector<std::string>& uids);
+bool IsConflict(const absl::Status& status);
+// The uids; none for another status.
+std::vector<std::string> ConflictUids(const absl::Status& status);
+
 // What a mutation did, remembered so that a retry is answered with it. A plain value.
 struct RequestOutcome {
   // Identifies the call's content, so that the same id on another call is noticed.
@@ -83,11 +90,13 @@ struct Update {
   // A new layer, or a new version of the layer with this uid.
   std::shared_ptr<const layer::LayerSnapshot> put = nullptr;
   // The version that the change builds on. If it is the one that is stored, parts that `put` shares with it need not be
-  // written again.
+  // written again. A store that several servers share refuses the change if another one is stored.
   std::shared_ptr<const layer::LayerSnapshot> replaces = nullptr;
   // A layer that goes. The records of its requests stay, and are its again if it is put again.
   std::optional<GoneLayer> remove = std::nullopt;
   std::optional<RequestRecord> request = std::nullopt;
+  // Sequence of the record of the layer before that one, 0: there is none. -1: whatever there is.
+  int64_t request_after = -1;
   // Records of the layer that `request` is for go, up to this sequence.
   int64_t forget_through = 0;
   // Uid of a layer that is gone: what is remembered of it goes too.
@@ -96,6 +105,9 @@ struct Update {
   std::shared_ptr<const NamedSnapshot> put_snapshot = nullptr;
   // Name of a named snapshot that goes.
   std::string remove_snapshot = {};
+  // It is all that somebody asked for, so that it may be stored although others of the same Write cannot be: only where
+  // a store has to write again what it has lost.
+  bool stands_alone = false;
 
   // Nothing is to be stored.
   bool IsEmpty() const {
@@ -113,8 +125,60 @@ class BackupCopy {
   virtual absl::StatusOr<bool> Step() = 0;
 };
 
+// A record of a request, in the order of its layer. A plain value.
+struct RequestMark {
+  // 0: none.
+  int64_t sequence = 0;
+  std::string request_id;
+};
+
+// What several servers that use one store ask it, so that each knows what the others do. From the thread that writes.
+class SharedStore {
+ public:
+  struct Changed {
+    std::string uid;
+    // What is stored now; 0: the layer is not there.
+    int64_t version = 0;
+    std::string content_hash;
+    // Of its latest record; 0: none.
+    int64_t last_sequence = 0;
+  };
+  struct Changes {
+    // `layers` are all that there are, not only those that have changed.
+    bool all = false;
+    // Some may be as this server knows them. An empty uid: records that are no layer's.
+    std::vector<Changed> layers;
+    bool snapshots = false;
+  };
+  // What has been written since the last call, or since Load. If it fails, the next call tells it.
+  virtual absl::StatusOr<Changes> ReadChanges() = 0;
+
+  struct Query {
+    std::string uid;
+    // The latest record that the server knows to be stored.
+    RequestMark known;
+  };
+  struct StoredLayer {
+    // Null: there is none.
+    std::shared_ptr<const layer::LayerSnapshot> snapshot;
+    std::optional<GoneLayer> gone;
+    // By sequence: those after the known one or, if that is not stored, all.
+    std::vector<RequestRecord> requests;
+    bool all_requests = false;
+  };
+  // Calls `use` for each of the layers.
+  virtual absl::Status ReadLayers(absl::Span<const Query> queries,
+                                  absl::FunctionRef<void(const Query&, StoredLayer)> use) = 0;
+
+  // How often ReadChanges should be called.
+  virtual absl::Duration poll_interval() const = 0;
+
+ protected:
+  ~SharedStore() = default;
+};
+
 // Where the layers of a server are kept. It decides nothing: what a change is and whether it may happen is settled when
-// it comes here. One server at a time uses a store. Load comes first and once; then Write,
+// it comes here. One server at a time uses a store, unless it is shared(). Load comes first and once; then Write,
 // from one thread at a time.
 class StateStore {
  public:
@@ -147,6 +211,9 @@ class StateStore {
 
   // Whether Write takes so long that a thread of its own should do it, with all that comes meanwhile at once.
   virtual bool waits_for_disk() const { return false; }
+
+  // Null: no other server writes.
+  virtual SharedStore* shared() { return nullptr; }
 };
 
 }  // namespace normd::store

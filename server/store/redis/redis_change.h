@@ -5,7 +5,9 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/btree_set.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "server/store/redis/redis_connection.h"
@@ -14,9 +16,8 @@
 
 namespace normd::store {
 
-// Which layers are stored, as far as it decides how a change is written.
-enum class LayerPresence { kAbsent, kPresent, kGone };
-using LayerPresences = absl::flat_hash_map<std::string, LayerPresence>;
+// The names of the layers that are stored, by uid, as far as this server knows: that decides how a change is written.
+using LayerNames = absl::flat_hash_map<std::string, std::string>;
 
 // What stands in field "v" of a layer.
 std::string VersionField(const layer::LayerSnapshot& snapshot);
@@ -26,16 +27,18 @@ std::string ContributorField(absl::string_view name, int64_t sequence);
 // Updates as one run of kWriteScript.
 class RedisChange {
  public:
-  // What must be stored under a key for the change to build on it.
+  // What must be stored for the change to build on it; see kWriteScript.
   struct Check {
     std::string key;
+    std::string kind;
+    std::string argument;
     std::string want;
-    // Which layer that is, for an error.
+    // Which layer that is; empty: what is no layer's.
     std::string uid;
   };
 
   // `stored` outlives it.
-  RedisChange(const RedisKeys& keys, const LayerPresences* stored) : keys_(keys), stored_(stored) {}
+  RedisChange(const RedisKeys& keys, const LayerNames* stored) : keys_(keys), stored_(stored) {}
 
   // The next update. `staged`: under which id the layers of its snapshot are there already; empty: it has none.
   absl::Status Add(const Update& update, const std::string& staged);
@@ -45,29 +48,35 @@ class RedisChange {
   // Keys and arguments of the script from its checks on.
   void AppendTo(std::vector<std::string>* keys, std::vector<std::string>* arguments) const;
   std::size_t bytes() const;
-  // Of what was changed.
-  const LayerPresences& presences() const { return presences_; }
-
-  // Makes what is stored what it was before. Null: that is not known.
-  std::unique_ptr<RedisChange> Undo() const;
+  // Says to `names` what has changed.
+  void UpdateNames(LayerNames* names) const;
 
  private:
-  LayerPresence PresenceOf(const std::string& uid) const;
+  // The name of a layer that is there; null: it is not.
+  const std::string* NameOf(const std::string& uid) const;
   // What the layer must be unless the change itself has made it so.
-  void Expect(const std::string& uid, std::string want);
+  void Expect(const std::string& uid, std::string kind, std::string argument, std::string want);
+  void ExpectVersion(const layer::LayerSnapshot& snapshot);
   void Put(const Update& update);
-  absl::Status Remove(const GoneLayer& gone);
+  void PutNew(const layer::LayerSnapshot& snapshot);
+  absl::Status Remove(const Update& update);
+  void PutRequest(const Update& update);
   void PutAllContributors(const layer::LayerSnapshot& snapshot);
-  static std::vector<RedisCommand> SetFields(const std::string& key, const std::vector<std::string>& fields);
+  void SetFields(const std::string& key, const std::vector<std::string>& fields);
 
   const RedisKeys keys_;
-  const LayerPresences* const stored_;
+  const LayerNames* const stored_;
   std::vector<Check> checks_;
   std::vector<RedisCommand> commands_;
-  // In the order in which they are to be carried out.
-  std::vector<RedisCommand> undo_;
-  bool can_be_undone_ = true;
-  LayerPresences presences_;
+  // Uids, and what else the members of "changed" are.
+  absl::btree_set<std::string> changed_;
+  // Layers whose version, and lists of requests whose end, have been checked.
+  absl::flat_hash_set<std::string> expected_;
+  absl::flat_hash_set<std::string> expected_requests_;
+  // What the change does to the names; an empty one goes.
+  LayerNames names_;
+  // Of names that the change itself has set free: whose they were.
+  absl::flat_hash_map<std::string, std::string> freed_;
 };
 
 }  // namespace normd::store

@@ -177,6 +177,7 @@ absl::Status RedisClient::Connect() {
         absl::StrCat("redis ", master_.ToString(), ": it is a read-only replica (READONLY), want the master"));
   }
   connection_ = *std::move(connection);
+  ++connections_;
   return absl::OkStatus();
 }
 

@@ -34,6 +34,9 @@ class RedisClient {
   // attempt is made, with pauses. `*unknown`: they may have been carried out, by an attempt of which nothing was heard.
   absl::StatusOr<std::vector<RedisReply>> Run(absl::Span<const RedisCommand> commands, bool* unknown = nullptr);
 
+  // How many connections there have been. A failover, or a restart of Redis, makes it one more.
+  int connections() const { return connections_; }
+
   // The replies of a script, and of the commands `after` it.
   absl::StatusOr<std::vector<RedisReply>> Eval(absl::string_view script, absl::Span<const std::string> keys,
                                                absl::Span<const std::string> arguments,
@@ -52,6 +55,7 @@ class RedisClient {
   const RedisLocation location_;
   const int slot_;
   std::unique_ptr<RedisConnection> connection_;
+  int connections_ = 0;
   RedisEndpoint master_;
   // Where the next connection goes, without asking.
   std::optional<RedisEndpoint> moved_;

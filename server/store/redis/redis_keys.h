@@ -14,19 +14,31 @@ class RedisKeys {
  public:
   explicit RedisKeys(absl::string_view prefix) : start_(absl::StrCat("{", prefix, "}:")) {}
 
-  // "NUMBER:ID" of the server that writes; one more with each.
-  std::string owner() const { return Key("owner"); }
-  // Who that is, for as long as it lives.
-  std::string lease() const { return Key("lease"); }
   std::string format() const { return Key("format"); }
-  // Id of the latest change.
-  std::string journal() const { return Key("journal"); }
+  // Hash: id of the latest change of each server.
+  std::string journals() const { return Key("journals"); }
+  // Sorted set of "ID who that is" of the servers, by the time of the latest sign of life in milliseconds.
+  std::string servers() const { return Key("servers"); }
+  // Number of the latest change of all.
+  std::string changes() const { return Key("changes"); }
+  // Sorted set of what has changed, by the number of the latest change of each: uids of layers, empty for the records
+  // that are no layer's, and kSnapshots.
+  std::string changed() const { return Key("changed"); }
+  static constexpr char kSnapshots[] = "/snapshots";
+  // Hash: uid of the layer that has a name.
+  std::string names() const { return Key("names"); }
+  // Of format 1: "NUMBER:ID" of the only server that wrote, and who that was, for as long as it lived.
+  std::string owner() const { return Key("owner"); }
+  std::string lease() const { return Key("lease"); }
   // Sorted set of the uids of the layers.
   std::string index() const { return Key("index"); }
   // Hash: v (VERSION:CONTENT_HASH), settings, statistics, parameters.
   std::string layer(absl::string_view uid) const { return Key("layer:", uid); }
   // Hash: SEQUENCE:CHECKSUM by name.
   std::string contributors(absl::string_view uid) const { return Key("contributors:", uid); }
+  // What the keys of layers begin with, and those of records.
+  std::string layers() const { return Key("layer:"); }
+  std::string all_requests() const { return Key("requests:"); }
   // Sorted set of records by sequence.
   std::string requests(absl::string_view uid) const { return Key("requests:", uid); }
   // Hash: records by uid.

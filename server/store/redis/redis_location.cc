@@ -19,9 +19,9 @@
 namespace normd::store {
 namespace {
 
-constexpr absl::string_view kOptionNames[] = {"prefix",     "wait",     "wait-timeout-ms", "connect-timeout-ms",
-                                              "timeout-ms", "retry-ms", "lease-ms",        "ca",
-                                              "cert",       "key"};
+constexpr absl::string_view kOptionNames[] = {
+    "prefix", "wait", "wait-timeout-ms", "connect-timeout-ms", "timeout-ms", "retry-ms", "poll-ms", "lease-ms", "ca",
+    "cert",   "key"};
 
 // Where the '@' stands that ends user and password, or npos. An '@' in the options is not it; but what follows a '?' is
 // options only if it begins like one that there is: else it may well be the rest of a password that holds a raw '?'.
@@ -80,15 +80,14 @@ absl::Status SetNumber(absl::string_view name, absl::string_view value, int leas
 }
 
 absl::Status SetOption(absl::string_view name, absl::string_view value, RedisLocation* location) {
-  const std::pair<absl::string_view, absl::Duration*> durations[] = {{"wait-timeout-ms", &location->wait_timeout},
-                                                                     {"connect-timeout-ms", &location->connect_timeout},
-                                                                     {"timeout-ms", &location->command_timeout},
-                                                                     {"retry-ms", &location->retry_time},
-                                                                     {"lease-ms", &location->lease}};
+  const std::pair<absl::string_view, absl::Duration*> durations[] = {
+      {"wait-timeout-ms", &location->wait_timeout}, {"connect-timeout-ms", &location->connect_timeout},
+      {"timeout-ms", &location->command_timeout},   {"retry-ms", &location->retry_time},
+      {"poll-ms", &location->poll_interval},        {"lease-ms", &location->lease}};
   for (const auto& [key, duration] : durations) {
     if (name != key) continue;
     int milliseconds = 0;
-    // A lease has to outlast some renewals.
+    // A lease has to outlast some signs of life.
     absl::Status status = SetNumber(name, value, name == "lease-ms" ? 300 : 1, 86'400'000, &milliseconds);
     *duration = absl::Milliseconds(milliseconds);
     return status;

@@ -41,7 +41,9 @@ struct RedisLocation {
   absl::Duration command_timeout = absl::Seconds(2);
   // For how long a command is tried again before it counts as failed.
   absl::Duration retry_time = absl::Seconds(5);
-  // After so long without a sign of life another server may take the store over.
+  // How often a server asks what others have changed: what it shows may be so much older than what is stored.
+  absl::Duration poll_interval = absl::Milliseconds(20);
+  // A server gives three signs of life in this time, and is forgotten after 30 times as long.
   absl::Duration lease = absl::Seconds(10);
 
   bool tls = false;

@@ -6,6 +6,8 @@
 #include <optional>
 #include <utility>
 
+#include "absl/algorithm/container.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -28,6 +30,8 @@ constexpr int64_t kPage = 100;
 constexpr int64_t kRequestPage = 1000;
 // A change that finds the store out of step is tried again so often.
 constexpr int kRounds = 5;
+// Until a change that was forgotten is sent again, if what it builds on is not there yet.
+constexpr absl::Duration kPauseForOthers = absl::Milliseconds(20);
 
 absl::Status Damaged(absl::string_view what) { return absl::DataLossError(absl::StrCat("state store: ", what)); }
 
@@ -64,18 +68,74 @@ absl::StatusOr<StateStore::SnapshotPtr> ReadLayer(const std::string& uid, absl::
   return snapshot;
 }
 
+// About what remembering an update takes, if its layer shares what it can with the version before. A script may be much
+// shorter: of a thousand contributors it names the one that has changed.
+std::size_t MemoryOf(const Update& update) {
+  if (update.put == nullptr) return sizeof(Update);
+  const layer::LayerSnapshot& snapshot = *update.put;
+  const layer::Statistics& statistics = *snapshot.statistics;
+  std::size_t values = statistics.running_mean.size() + statistics.running_var.size() + statistics.sample_count.size() +
+                       statistics.skipped_batches.size();
+  if (update.replaces == nullptr || update.replaces->contributors != snapshot.contributors) {
+    values += snapshot.contributors->size();
+  }
+  return sizeof(Update) + sizeof(layer::LayerSnapshot) + values * sizeof(double);
+}
+
+// The layer that an update is of.
+std::string UidOf(const Update& update) {
+  if (update.put != nullptr) return update.put->uid;
+  return update.request.has_value() ? update.request->layer_uid : "";
+}
+
+// Of pairs: the number of a check, and what is stored.
+absl::Status Conflict(absl::Span<redisReply* const> failures, const std::vector<RedisChange::Check>& checks) {
+  std::string message = "state store: ";
+  std::vector<std::string> uids;
+  for (std::size_t i = 0; i + 1 < failures.size(); i += 2) {
+    std::size_t number = 0;
+    if (!absl::SimpleAtoi(Text(*failures[i]), &number) || number < 1 || number > checks.size()) continue;
+    const RedisChange::Check& check = checks[number - 1];
+    if (!absl::c_linear_search(uids, check.uid)) uids.push_back(check.uid);
+    if (i > 0) continue;
+    absl::StrAppend(&message,
+                    check.kind == "field" && check.argument == "v"
+                        ? absl::StrCat("the layer with uid ", check.uid, " has version ")
+                        : absl::StrCat(check.key, " ", check.argument, " is "),
+                    Text(*failures[i + 1]), " (\"-\": none), and the change builds on ", check.want);
+  }
+  return ConflictError(message, uids);
+}
+
+// `version`: VERSION:CONTENT_HASH or nothing. `last`: a number or nothing.
+absl::StatusOr<SharedStore::Changed> ReadChanged(std::string uid, const redisReply& version, const redisReply& last) {
+  SharedStore::Changed changed{.uid = std::move(uid), .version = 0, .content_hash = {}, .last_sequence = 0};
+  const std::pair<absl::string_view, std::string> parts = absl::StrSplit(Text(version), absl::MaxSplits(':', 1));
+  const bool there = version.type == REDIS_REPLY_STRING && parts.first != "-";
+  if (there && !absl::SimpleAtoi(parts.first, &changed.version)) {
+    return Damaged(absl::StrCat("layer with uid ", changed.uid, ": its version is '", Text(version), "'"));
+  }
+  if (there) changed.content_hash = parts.second;
+  if (last.type == REDIS_REPLY_STRING && !absl::SimpleAtoi(Text(last), &changed.last_sequence)) {
+    return Damaged(absl::StrCat("layer with uid ", changed.uid, ": a request has the number '", Text(last), "'"));
+  }
+  return changed;
+}
+
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<RedisStore>> RedisStore::Open(const RedisLocation& location) {
-  absl::StatusOr<std::unique_ptr<RedisLease>> lease = RedisLease::Acquire(location);
-  if (!lease.ok()) return lease.status();
-  std::unique_ptr<RedisStore> store(new RedisStore(location, *std::move(lease)));
-  const RedisCommand get[] = {{"GET", store->keys_.journal()}};
-  absl::StatusOr<std::vector<RedisReply>> replies = store->Read(get);
-  if (!replies.ok()) return replies.status();
-  store->journal_ = std::string(Text(*replies->front()));
+absl::StatusOr<std::unique_ptr<RedisStore>> RedisStore::Open(const RedisLocation& location, Warn warn) {
+  std::unique_ptr<RedisStore> store(new RedisStore(location, std::move(warn)));
+  absl::StatusOr<RedisMembership> member = RedisMembership::Join(location, &store->client_);
+  if (!member.ok()) return member.status();
+  store->member_ = *std::move(member);
+  store->journal_ = store->member_.first_journal();
   if (absl::Status status = store->RemoveStaged(); !status.ok()) return status;
   return store;
+}
+
+RedisStore::~RedisStore() {
+  if (!member_.id().empty()) member_.Leave(location_, &client_);
 }
 
 absl::StatusOr<std::vector<RedisReply>> RedisStore::Read(absl::Span<const RedisCommand> commands) {
@@ -89,6 +149,12 @@ absl::StatusOr<std::vector<RedisReply>> RedisStore::Read(absl::Span<const RedisC
 
 absl::Status RedisStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> layer,
                               absl::FunctionRef<absl::Status(RequestRecord)> request) {
+  // First: what is written meanwhile is told by ReadChanges, whether it is read here or not.
+  const RedisCommand get[] = {{"GET", keys_.changes()}};
+  absl::StatusOr<std::vector<RedisReply>> changes = Read(get);
+  if (!changes.ok()) return changes.status();
+  if (!absl::SimpleAtoi(Text(*changes->front()), &seen_)) seen_ = 0;
+  connections_ = client_.connections();
   std::vector<std::string> uids;
   std::string after = "-";
   while (true) {
@@ -102,11 +168,9 @@ absl::Status RedisStore::Load(absl::FunctionRef<absl::Status(SnapshotPtr)> layer
     after = absl::StrCat("(", uids.back());
     if (absl::Status status = LoadLayers(absl::MakeConstSpan(uids).subspan(first), layer); !status.ok()) return status;
   }
-  for (const std::string& uid : uids) presences_[uid] = LayerPresence::kPresent;
   absl::StatusOr<std::vector<GoneLayer>> gone = ListGone();
   if (!gone.ok()) return gone.status();
   for (GoneLayer& one : *gone) {
-    presences_[one.uid] = LayerPresence::kGone;
     uids.push_back(std::move(one.uid));
   }
   // Those of no layer.
@@ -128,9 +192,12 @@ absl::Status RedisStore::LoadLayers(absl::Span<const std::string> uids,
   absl::StatusOr<std::vector<RedisReply>> replies = Read(commands);
   if (!replies.ok()) return replies.status();
   for (std::size_t i = 0; i < uids.size(); ++i) {
-    absl::StatusOr<SnapshotPtr> snapshot =
-        ReadLayer(uids[i], Elements(*(*replies)[2 * i]), Elements(*(*replies)[2 * i + 1]));
+    const absl::Span<redisReply* const> fields = Elements(*(*replies)[2 * i]);
+    // Another server may have removed it in the meantime.
+    if (fields.size() == 4 && fields[3]->type == REDIS_REPLY_NIL) continue;
+    absl::StatusOr<SnapshotPtr> snapshot = ReadLayer(uids[i], fields, Elements(*(*replies)[2 * i + 1]));
     if (!snapshot.ok()) return snapshot.status();
+    names_[uids[i]] = (*snapshot)->name;
     if (absl::Status status = layer(*std::move(snapshot)); !status.ok()) return status;
   }
   return absl::OkStatus();
@@ -237,7 +304,7 @@ absl::StatusOr<std::unique_ptr<BackupCopy>> RedisStore::StartBackup(const std::s
 }
 
 absl::StatusOr<std::string> RedisStore::Stage(const NamedSnapshot& snapshot) {
-  const std::string id = base::NewUid();
+  const std::string id = absl::StrCat(member_.id(), ":", base::NewUid());
   const std::string key = keys_.staged(id);
   std::vector<RedisCommand> commands = {{"SADD", keys_.staging(), id}};
   std::size_t bytes = 0;
@@ -253,30 +320,26 @@ absl::StatusOr<std::string> RedisStore::Stage(const NamedSnapshot& snapshot) {
 }
 
 absl::Status RedisStore::RemoveStaged() {
-  const RedisCommand get[] = {{"SMEMBERS", keys_.staging()}};
+  const RedisCommand get[] = {{"SMEMBERS", keys_.staging()}, {"HKEYS", keys_.journals()}};
   absl::StatusOr<std::vector<RedisReply>> replies = Read(get);
   if (!replies.ok()) return replies.status();
+  absl::flat_hash_set<std::string> servers;
+  for (const redisReply* server : Elements(*(*replies)[1])) servers.emplace(Text(*server));
   std::vector<RedisCommand> commands;
   for (const redisReply* id : Elements(*replies->front())) {
+    // What another server is bringing stays.
+    const std::pair<std::string, std::string> parts = absl::StrSplit(Text(*id), absl::MaxSplits(':', 1));
+    if (servers.contains(parts.first)) continue;
     commands.push_back({"UNLINK", keys_.staged(Text(*id))});
+    commands.push_back({"SREM", keys_.staging(), std::string(Text(*id))});
   }
-  if (commands.empty()) return absl::OkStatus();
-  commands.push_back({"DEL", keys_.staging()});
-  return Read(commands).status();
+  return commands.empty() ? absl::OkStatus() : Read(commands).status();
 }
 
-RedisStore::Entry RedisStore::NewEntry(const std::string& before, const RedisChange& change) const {
-  Entry entry{.before = before, .after = base::NewUid(), .keys = {}, .arguments = {}, .bytes = change.bytes()};
-  entry.keys = {keys_.owner(), keys_.journal()};
-  entry.arguments = {lease_->token(), entry.before, entry.after};
-  change.AppendTo(&entry.keys, &entry.arguments);
-  return entry;
-}
-
-absl::Status RedisStore::Write(absl::Span<const Update> updates) {
-  if (!broken_.ok()) return broken_;
-  RedisChange change(keys_, &presences_);
+absl::StatusOr<RedisChange> RedisStore::Build(absl::Span<const Update> updates, const std::vector<std::string>& but) {
+  RedisChange change(keys_, &names_);
   for (const Update& update : updates) {
+    if (!but.empty() && absl::c_linear_search(but, UidOf(update))) continue;
     std::string staged;
     if (update.put_snapshot != nullptr) {
       absl::StatusOr<std::string> id = Stage(*update.put_snapshot);
@@ -285,44 +348,66 @@ absl::Status RedisStore::Write(absl::Span<const Update> updates) {
     }
     if (absl::Status status = change.Add(update, staged); !status.ok()) return status;
   }
-  if (change.bytes() > kMostBytes) {
-    return absl::ResourceExhaustedError(absl::StrCat("state store: the change has ", change.bytes(),
+  return change;
+}
+
+absl::Status RedisStore::Write(absl::Span<const Update> updates) {
+  if (!broken_.ok()) return broken_;
+  absl::StatusOr<RedisChange> change = Build(updates, {});
+  if (!change.ok()) return change.status();
+  if (change->bytes() > kMostBytes) {
+    return absl::ResourceExhaustedError(absl::StrCat("state store: the change has ", change->bytes(),
                                                      " bytes, and Redis takes at most ", kMostBytes, " at once"));
   }
+  // One id for all attempts: whichever comes through, the others find it.
+  Entry entry{
+      .before = {}, .after = base::NewUid(), .updates = {updates.begin(), updates.end()}, .bytes = change->bytes()};
+  std::size_t memory = 0;
+  for (const Update& update : updates) memory += MemoryOf(update);
+  entry.bytes = std::max(entry.bytes, memory);
   bool in_step = doubts_.empty();
+  bool sent = false;
   for (int round = 0; round < kRounds; ++round) {
     if (!in_step) {
       absl::Status status = Reconcile();
       // An attempt at this very change may have been carried out.
-      if (round > 0 && absl::IsUnavailable(status)) return OutcomeUnknownError(status.message());
+      if (sent && absl::IsUnavailable(status)) return OutcomeUnknownError(status.message());
       if (!status.ok()) return status;
+      if (journal_ == entry.after) {
+        change->UpdateNames(&names_);
+        return absl::OkStatus();
+      }
     }
-    Entry entry = NewEntry(journal_, change);
+    entry.before = journal_;
     absl::Status why;
-    switch (Execute(entry, change.checks(), &why)) {
+    switch (Execute(entry.before, entry.after, *change, &why)) {
       case Outcome::kStored:
         Remember(std::move(entry));
         // What was sent before and has not come by now is refused when it comes.
         doubts_.clear();
-        for (const auto& [uid, presence] : change.presences()) presences_[uid] = presence;
+        change->UpdateNames(&names_);
         return absl::OkStatus();
       case Outcome::kRefused:
         return why;
       case Outcome::kOutOfStep:
         // An attempt of which nothing was heard may still arrive.
-        doubts_.push_back({std::move(entry), change.Undo()});
+        doubts_.push_back(entry);
+        sent = true;
         in_step = false;
         break;
       case Outcome::kUnknown:
-        doubts_.push_back({std::move(entry), change.Undo()});
+        doubts_.push_back(std::move(entry));
         return OutcomeUnknownError(why.message());
     }
   }
   return absl::UnavailableError("state store: Redis changes its master all the time");
 }
 
-RedisStore::Outcome RedisStore::Execute(const Entry& entry, const std::vector<RedisChange::Check>& checks,
+RedisStore::Outcome RedisStore::Execute(const std::string& before, const std::string& after, const RedisChange& change,
                                         absl::Status* why) {
+  std::vector<std::string> keys = {keys_.journals(), keys_.changes(), keys_.changed()};
+  std::vector<std::string> arguments = {member_.id(), before, after};
+  change.AppendTo(&keys, &arguments);
   std::vector<RedisCommand> wait;
   if (location_.wait_replicas > 0) {
     wait.push_back({"WAIT", absl::StrCat(location_.wait_replicas),
@@ -331,8 +416,7 @@ RedisStore::Outcome RedisStore::Execute(const Entry& entry, const std::vector<Re
   const absl::Time deadline = absl::Now() + location_.retry_time;
   while (true) {
     bool unknown = false;
-    absl::StatusOr<std::vector<RedisReply>> replies =
-        client_.Eval(kWriteScript, entry.keys, entry.arguments, wait, &unknown);
+    absl::StatusOr<std::vector<RedisReply>> replies = client_.Eval(kWriteScript, keys, arguments, wait, &unknown);
     if (!replies.ok()) {
       *why = replies.status();
       return unknown ? Outcome::kUnknown : Outcome::kRefused;
@@ -343,21 +427,21 @@ RedisStore::Outcome RedisStore::Execute(const Entry& entry, const std::vector<Re
     }
     const absl::Span<redisReply* const> answer = Elements(*replies->front());
     const absl::string_view kind = answer.empty() ? "" : Text(*answer[0]);
-    if (kind == "owner" || kind == "journal") return Outcome::kOutOfStep;
-    if (kind == "conflict" && answer.size() == 3) {
-      std::size_t number = 0;
-      const bool known = absl::SimpleAtoi(Text(*answer[1]), &number) && number >= 1 && number <= checks.size();
-      const RedisChange::Check check = known ? checks[number - 1] : RedisChange::Check();
-      *why =
-          absl::AbortedError(absl::StrCat("state store: the layer with uid ", check.uid, " has version ",
-                                          Text(*answer[2]), " (\"-\": none), and the change builds on ", check.want));
+    if (kind == "journal") return Outcome::kOutOfStep;
+    if (kind == "conflict") {
+      *why = Conflict(answer.subspan(1), change.checks());
       return Outcome::kRefused;
     }
-    if (kind != "ok") {
+    int64_t number = 0;
+    if (kind != "ok" || answer.size() != 2 || !absl::SimpleAtoi(Text(*answer[1]), &number)) {
       *why = absl::InternalError("state store: Redis gave an unknown answer");
       return Outcome::kUnknown;
     }
-    if (wait.empty() || (*replies)[1]->integer >= location_.wait_replicas) return Outcome::kStored;
+    if (wait.empty() || (*replies)[1]->integer >= location_.wait_replicas) {
+      // If there was one in between, all since are asked for once more.
+      if (number == seen_ + 1 && connections_ == client_.connections()) seen_ = number;
+      return Outcome::kStored;
+    }
     if (absl::Now() >= deadline) {
       *why = absl::UnavailableError(absl::StrCat("state store: ", (*replies)[1]->integer,
                                                  " replicas have the change in time, want ", location_.wait_replicas));
@@ -377,68 +461,244 @@ void RedisStore::Remember(Entry entry) {
 }
 
 absl::Status RedisStore::Reconcile() {
-  // Also where this server is the owner no more, or where a failover has forgotten that it is.
-  if (absl::Status status = lease_->Renew(&client_); !status.ok()) {
-    if (status.code() == absl::StatusCode::kFailedPrecondition) broken_ = status;
-    return status;
-  }
-  const RedisCommand get[] = {{"GET", keys_.journal()}};
+  const RedisCommand get[] = {{"HGET", keys_.journals(), member_.id()}, {"GET", keys_.format()}};
   absl::StatusOr<std::vector<RedisReply>> replies = Read(get);
   if (!replies.ok()) return replies.status();
   const std::string stored(Text(*replies->front()));
   if (stored == journal_) return absl::OkStatus();
-  for (Doubt& doubt : doubts_) {
-    if (doubt.entry.after == stored) return UndoDoubt(std::move(doubt));
+  for (Entry& doubt : doubts_) {
+    if (doubt.after != stored) continue;
+    // Those who asked for it were told to ask again. What it did is told by ReadChanges like what others do.
+    Remember(std::move(doubt));
+    doubts_.clear();
+    return absl::OkStatus();
   }
-  for (std::size_t i = history_.size(); i-- > 0;) {
-    if (history_[i].before == stored) return SendAgain(i);
-  }
-  broken_ = absl::FailedPreconditionError(
-      "state store: what Redis has is not what this server wrote, or too old a copy of it; restart normd to go on with "
-      "what Redis has");
-  return broken_;
-}
-
-absl::Status RedisStore::UndoDoubt(Doubt doubt) {
-  if (doubt.undo == nullptr) {
+  doubts_.clear();
+  if ((*replies)[1]->type == REDIS_REPLY_NIL) {
     broken_ = absl::FailedPreconditionError(
-        "state store: a change that was answered with UNAVAILABLE, and that cannot be undone, is stored; restart "
-        "normd");
+        "state store: Redis has lost all of it; bring its data back and restart normd, whose layers are still here to "
+        "be read");
+    warn_(std::string(broken_.message()));
     return broken_;
   }
-  Entry undo = NewEntry(doubt.entry.after, *doubt.undo);
-  absl::Status why;
-  switch (Execute(undo, {}, &why)) {
-    case Outcome::kStored:
-      Remember(std::move(doubt.entry));
-      Remember(std::move(undo));
-      doubts_.clear();
-      return absl::OkStatus();
-    case Outcome::kOutOfStep:
-      return absl::UnavailableError("state store: Redis changed its master in the meantime");
-    case Outcome::kRefused:
-      return why;
-    case Outcome::kUnknown:
-      // Either way what is stored is the change or nothing of it, and the next Reconcile sees which.
-      Remember(std::move(doubt.entry));
-      Remember(std::move(undo));
-      doubts_.clear();
-      return why;
+  for (std::size_t i = history_.size(); i-- > 0;) {
+    if (history_[i].before == stored) return SendAgain(i, stored);
   }
-  return why;
+  warn_(absl::StrCat(
+      "state store: Redis has an older copy of it than this server remembers the changes since: it goes on "
+      "with what Redis has, and changes before the latest ",
+      history_.size(), " of this server may be lost"));
+  // None of them finds its place.
+  return SendAgain(0, stored);
 }
 
-absl::Status RedisStore::SendAgain(std::size_t first) {
-  for (std::size_t i = first; i < history_.size(); ++i) {
+absl::Status RedisStore::SendAgain(std::size_t first, std::string at) {
+  compare_all_ = true;
+  const absl::Time deadline = absl::Now() + location_.command_timeout;
+  std::deque<Entry> missing;
+  while (history_.size() > first) {
+    history_bytes_ -= history_.back().bytes;
+    missing.push_front(std::move(history_.back()));
+    history_.pop_back();
+  }
+  journal_ = at;
+  while (!missing.empty()) {
     absl::Status why;
-    const Outcome outcome = Execute(history_[i], {}, &why);
-    if (outcome == Outcome::kOutOfStep) {
-      return absl::UnavailableError("state store: Redis changed its master in the meantime");
+    const Outcome outcome = SendAgain(&missing.front(), journal_, deadline, &why);
+    if (outcome == Outcome::kStored) {
+      Remember(std::move(missing.front()));
+    } else if (outcome != Outcome::kRefused || !IsConflict(why)) {
+      // The next Reconcile goes on here.
+      for (Entry& entry : missing) Remember(std::move(entry));
+      return outcome == Outcome::kOutOfStep
+                 ? absl::UnavailableError("state store: Redis changed its master in the meantime")
+                 : why;
     }
-    if (why.code() == absl::StatusCode::kAborted) broken_ = why;
-    if (outcome != Outcome::kStored) return why;
+    missing.pop_front();
+    // Those that follow build on what is stored now.
+    if (!missing.empty()) missing.front().before = journal_;
   }
   return absl::OkStatus();
+}
+
+RedisStore::Outcome RedisStore::SendAgain(Entry* entry, const std::string& at, absl::Time deadline, absl::Status* why) {
+  const bool divisible = absl::c_all_of(entry->updates, [](const Update& update) { return update.stands_alone; });
+  std::vector<std::string> lost;
+  while (true) {
+    absl::StatusOr<RedisChange> change = Build(entry->updates, lost);
+    if (!change.ok()) {
+      *why = change.status();
+      if (IsConflict(*why)) WarnOfLoss(*entry, ConflictUids(*why));
+      return Outcome::kRefused;
+    }
+    const Outcome outcome = Execute(at, entry->after, *change, why);
+    if (outcome == Outcome::kStored) change->UpdateNames(&names_);
+    if (outcome != Outcome::kRefused || !IsConflict(*why)) return outcome;
+    // What this one builds on may be another server's, which is sending that again, too.
+    if (absl::Now() < deadline) {
+      absl::SleepFor(kPauseForOthers);
+      continue;
+    }
+    const std::vector<std::string> uids = ConflictUids(*why);
+    WarnOfLoss(*entry, uids);
+    if (!divisible) return Outcome::kRefused;
+    lost.insert(lost.end(), uids.begin(), uids.end());
+    if (absl::c_all_of(entry->updates,
+                       [&](const Update& update) { return absl::c_linear_search(lost, UidOf(update)); })) {
+      return Outcome::kRefused;
+    }
+  }
+}
+
+void RedisStore::WarnOfLoss(const Entry& entry, const std::vector<std::string>& uids) const {
+  std::string lost;
+  for (const Update& update : entry.updates) {
+    if (update.put == nullptr || !absl::c_linear_search(uids, update.put->uid)) continue;
+    absl::StrAppend(&lost, lost.empty() ? "" : ", ", "'", update.put->name, "' version ", update.put->version);
+  }
+  warn_(
+      absl::StrCat("state store: a failover of Redis has forgotten a change, and another server has changed the same "
+                   "since, so it is lost: ",
+                   lost.empty() ? "a change of more than one layer, or of requests alone" : lost));
+}
+
+absl::StatusOr<SharedStore::Changes> RedisStore::ReadChanges() {
+  if (!broken_.ok()) return broken_;
+  const std::vector<std::string> keys = {keys_.changes(), keys_.changed(), keys_.journals(), keys_.servers()};
+  const std::vector<std::string> arguments = {absl::StrCat(seen_), member_.id(), keys_.layers(), keys_.all_requests(),
+                                              member_.SignOfLife(location_)};
+  absl::StatusOr<std::vector<RedisReply>> replies = client_.Eval(kChangesScript, keys, arguments);
+  if (!replies.ok()) return replies.status();
+  if (replies->front()->type == REDIS_REPLY_ERROR) return ReplyStatus(*replies->front());
+  const absl::Span<redisReply* const> answer = Elements(*replies->front());
+  int64_t number = 0;
+  if (answer.size() < 2 || answer.size() % 3 != 2 || !absl::SimpleAtoi(Text(*answer[0]), &number)) {
+    return absl::InternalError("state store: Redis gave an unknown answer");
+  }
+  const int connections = client_.connections();
+  // Redis may have forgotten some, and count anew.
+  if (number < seen_ || connections != connections_) compare_all_ = true;
+  if (Text(*answer[1]) != journal_ || compare_all_) {
+    if (absl::Status status = Reconcile(); !status.ok()) return status;
+  }
+  Changes changes;
+  if (compare_all_) {
+    if (absl::Status status = CompareAll(&changes); !status.ok()) return status;
+    compare_all_ = false;
+  } else {
+    for (std::size_t i = 2; i < answer.size(); i += 3) {
+      if (Text(*answer[i]) == RedisKeys::kSnapshots) {
+        changes.snapshots = true;
+        continue;
+      }
+      absl::StatusOr<Changed> changed = ReadChanged(std::string(Text(*answer[i])), *answer[i + 1], *answer[i + 2]);
+      if (!changed.ok()) return changed.status();
+      changes.layers.push_back(*std::move(changed));
+    }
+  }
+  seen_ = number;
+  connections_ = connections;
+  return changes;
+}
+
+absl::Status RedisStore::CompareAll(Changes* changes) {
+  changes->all = true;
+  changes->snapshots = true;
+  std::string after = "-";
+  // With the records that are no layer's.
+  std::vector<std::string> uids = {""};
+  while (!uids.empty()) {
+    std::vector<RedisCommand> commands;
+    for (const std::string& uid : uids) {
+      commands.push_back({"HGET", keys_.layer(uid), "v"});
+      commands.push_back({"ZREVRANGE", keys_.requests(uid), "0", "0", "WITHSCORES"});
+    }
+    absl::StatusOr<std::vector<RedisReply>> replies = Read(commands);
+    if (!replies.ok()) return replies.status();
+    for (std::size_t i = 0; i < uids.size(); ++i) {
+      const absl::Span<redisReply* const> last = Elements(*(*replies)[2 * i + 1]);
+      absl::StatusOr<Changed> changed =
+          ReadChanged(uids[i], *(*replies)[2 * i], last.size() == 2 ? *last[1] : *(*replies)[2 * i + 1]);
+      if (!changed.ok()) return changed.status();
+      changes->layers.push_back(*std::move(changed));
+    }
+    const RedisCommand range[] = {{"ZRANGEBYLEX", keys_.index(), after, "+", "LIMIT", "0", absl::StrCat(kRequestPage)}};
+    absl::StatusOr<std::vector<RedisReply>> page = Read(range);
+    if (!page.ok()) return page.status();
+    uids.clear();
+    for (const redisReply* uid : Elements(*page->front())) uids.emplace_back(Text(*uid));
+    if (!uids.empty()) after = absl::StrCat("(", uids.back());
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RedisStore::ReadLayers(absl::Span<const Query> queries,
+                                    absl::FunctionRef<void(const Query&, StoredLayer)> use) {
+  absl::Status status = TryReadLayers(queries, use);
+  // Whoever was told that they have changed has to be told again.
+  if (!status.ok()) compare_all_ = true;
+  return status;
+}
+
+absl::Status RedisStore::TryReadLayers(absl::Span<const Query> queries,
+                                       absl::FunctionRef<void(const Query&, StoredLayer)> use) {
+  constexpr std::size_t kParts = 4;
+  for (std::size_t start = 0; start < queries.size(); start += kPage) {
+    const absl::Span<const Query> page = queries.subspan(start, kPage);
+    std::vector<RedisCommand> commands;
+    for (const Query& query : page) {
+      commands.push_back({"HMGET", keys_.layer(query.uid), "settings", "statistics", "parameters", "v"});
+      commands.push_back({"HGETALL", keys_.contributors(query.uid)});
+      commands.push_back({"HGET", keys_.gone(), query.uid});
+      // With the known one, to see whether it is there.
+      commands.push_back({"ZRANGEBYSCORE", keys_.requests(query.uid), absl::StrCat(query.known.sequence), "+inf"});
+    }
+    absl::StatusOr<std::vector<RedisReply>> replies = Read(commands);
+    if (!replies.ok()) return replies.status();
+    for (std::size_t i = 0; i < page.size(); ++i) {
+      StoredLayer layer;
+      const absl::Span<redisReply* const> fields = Elements(*(*replies)[kParts * i]);
+      if (fields.size() == 4 && fields[3]->type != REDIS_REPLY_NIL) {
+        absl::StatusOr<SnapshotPtr> snapshot = ReadLayer(page[i].uid, fields, Elements(*(*replies)[kParts * i + 1]));
+        if (!snapshot.ok()) return snapshot.status();
+        layer.snapshot = *std::move(snapshot);
+        names_[page[i].uid] = layer.snapshot->name;
+      } else {
+        names_.erase(page[i].uid);
+      }
+      if ((*replies)[kParts * i + 2]->type == REDIS_REPLY_STRING) {
+        absl::StatusOr<GoneLayer> gone = DecodeGone(Text(*(*replies)[kParts * i + 2]));
+        if (!gone.ok()) return Damaged(gone.status().message());
+        layer.gone = *std::move(gone);
+      }
+      absl::Status status = ReadRequests(page[i], (*replies)[kParts * i + 3].get(), &layer);
+      if (!status.ok()) return status;
+      use(page[i], std::move(layer));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RedisStore::ReadRequests(const Query& query, redisReply* reply, StoredLayer* layer) {
+  bool known = false;
+  for (const redisReply* member : Elements(*reply)) {
+    absl::StatusOr<RequestRecord> record = DecodeRequest(Text(*member));
+    if (!record.ok()) return Damaged(record.status().message());
+    record->layer_uid = query.uid;
+    if (record->sequence == query.known.sequence && record->request_id == query.known.request_id) {
+      known = true;
+    } else {
+      layer->requests.push_back(*std::move(record));
+    }
+  }
+  layer->all_requests = query.known.sequence == 0;
+  if (known || layer->all_requests) return absl::OkStatus();
+  layer->requests.clear();
+  layer->all_requests = true;
+  return LoadRequests({query.uid}, [layer](RequestRecord record) {
+    layer->requests.push_back(std::move(record));
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace normd::store

@@ -48,7 +48,7 @@ class LayerEntryTest : public ::testing::Test {
   store::MemoryStore store_;
   Committer committer_{&store_};
   ChangeGate gate_;
-  AffineGroups groups_{&gate_, &committer_};
+  AffineGroups groups_{&gate_, &committer_, [] { return absl::OkStatus(); }};
   WatchHub watchers_;
   std::atomic<int64_t> remembered_ = 0;
   std::atomic<int64_t> kept_bytes_ = 0;

@@ -26,6 +26,7 @@ namespace normd::store {
 namespace {
 
 using absl::StatusCode;
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using tests::IsOk;
 using tests::Put;
@@ -67,6 +68,35 @@ Loaded LoadAll(RedisStore* store) {
   return loaded;
 }
 
+SharedStore::Changes ReadChanges(RedisStore* store) {
+  auto changes = store->ReadChanges();
+  EXPECT_THAT(changes, IsOk());
+  return changes.ok() ? *std::move(changes) : SharedStore::Changes();
+}
+
+// Of those that are there, and of the records that are no layer's.
+std::vector<std::string> Uids(const SharedStore::Changes& changes) {
+  std::vector<std::string> uids;
+  for (const SharedStore::Changed& changed : changes.layers) uids.push_back(changed.uid);
+  return uids;
+}
+
+SharedStore::StoredLayer ReadLayer(RedisStore* store, const SharedStore::Query& query) {
+  SharedStore::StoredLayer read;
+  EXPECT_THAT(store->ReadLayers({query}, [&](const auto&, SharedStore::StoredLayer layer) { read = std::move(layer); }),
+              IsOk());
+  return read;
+}
+
+// What `write` says when Redis answers again.
+template <typename Write>
+absl::Status OnceAnswered(const Write& write) {
+  while (true) {
+    absl::Status status = write();
+    if (status.code() != StatusCode::kUnavailable) return status;
+  }
+}
+
 // The next version of a layer, with other numbers in it.
 StateStore::SnapshotPtr After(const StateStore::SnapshotPtr& before, double seed) {
   auto next = std::make_shared<layer::LayerSnapshot>(*before);
@@ -81,6 +111,8 @@ Update Step(const StateStore::SnapshotPtr& next, const StateStore::SnapshotPtr& 
   Update update = Request(next->uid, sequence, absl::StrCat("r", sequence));
   update.put = next;
   update.replaces = before;
+  update.request_after = sequence - 1;
+  update.stands_alone = true;
   return update;
 }
 
@@ -170,9 +202,9 @@ class Proxy {
     char buffer[65536];
     const ssize_t got = recv(to_server ? pair->client : pair->server, buffer, sizeof(buffer), 0);
     if (got <= 0) return false;
-    // Only changes name the journal in a script.
+    // Only changes name the journals in a script, and whoever joins.
     const std::string bytes(buffer, static_cast<std::size_t>(got));
-    if (to_server && absl::StrContains(bytes, "EVAL") && absl::StrContains(bytes, "}:journal")) pair->writes = true;
+    if (to_server && absl::StrContains(bytes, "EVAL") && absl::StrContains(bytes, "}:journals")) pair->writes = true;
     if (!to_server && pair->writes && drops_ > 0 && absl::StrContains(bytes, "ok")) {
       ++dropped_;
       if (--drops_ == 0 && refuse_after_drops_) refusing_ = true;
@@ -229,7 +261,7 @@ TEST_F(RedisStoreTest, RefusesWhatDoesNotBuildOnWhatIsStored) {
   const Loaded loaded = Stored();
   ASSERT_EQ(loaded.layers.size(), 1);
   EXPECT_EQ(loaded.layers[0]->version, 44);
-  EXPECT_THAT(loaded.requests, ::testing::ElementsAre("r1", "r2"));
+  EXPECT_THAT(loaded.requests, ElementsAre("r1", "r2"));
 }
 
 TEST_F(RedisStoreTest, AnAnswerThatIsLostIsAskedForAgain) {
@@ -246,15 +278,14 @@ TEST_F(RedisStoreTest, AnAnswerThatIsLostIsAskedForAgain) {
   EXPECT_EQ(proxy_->dropped(), 3);
   const Loaded loaded = Stored();
   EXPECT_THAT(loaded.layers, ::testing::IsEmpty());
-  EXPECT_THAT(loaded.requests, ::testing::ElementsAre("r1"));
+  EXPECT_THAT(loaded.requests, ElementsAre("r1"));
 }
 
-TEST_F(RedisStoreTest, AChangeOfWhichNothingWasHeardIsUndoneBeforeTheNext) {
+TEST_F(RedisStoreTest, AChangeOfWhichNothingWasHeardIsFoundAfterwards) {
   Start();
+  LoadAll(store_.get());
   proxy_->DropReplies(1, true);
-  auto second = std::make_shared<layer::LayerSnapshot>(*After(first_, 2));
-  second->contributors =
-      std::make_shared<layer::Contributors>(first_->contributors->With("actor", 70).value().With("new", 1).value());
+  const auto second = After(first_, 2);
   const absl::Status lost = store_->Write({Put(SomeLayer("made", 3)), Step(second, first_, 1)});
   EXPECT_THAT(lost, StatusIs(StatusCode::kUnavailable));
   EXPECT_TRUE(IsOutcomeUnknown(lost));
@@ -264,30 +295,52 @@ TEST_F(RedisStoreTest, AChangeOfWhichNothingWasHeardIsUndoneBeforeTheNext) {
   EXPECT_FALSE(IsOutcomeUnknown(store_->Write({Step(second, first_, 1)})));
   proxy_->RefuseAll(false);
   const auto other = After(first_, 9);
-  absl::Status status;
-  do {
-    status = store_->Write({Step(other, first_, 1)});
-  } while (status.code() == StatusCode::kUnavailable);
-  ASSERT_THAT(status, IsOk());
+  const absl::Status status = OnceAnswered([&] { return store_->Write({Step(other, first_, 1)}); });
+  EXPECT_TRUE(IsConflict(status)) << status;
+  EXPECT_THAT(ConflictUids(status), ElementsAre("uid-of-a"));
+  const SharedStore::Changes changes = ReadChanges(store_.get());
+  ASSERT_EQ(changes.all, true);
+  EXPECT_THAT(Uids(changes), ::testing::UnorderedElementsAre("", "uid-of-a", "uid-of-made"));
+  EXPECT_THAT(ReadChanges(store_.get()).layers, ::testing::IsEmpty());
+  ASSERT_THAT(store_->Write({Step(After(second, 5), second, 2)}), IsOk());
   const Loaded loaded = Stored();
-  ASSERT_EQ(loaded.layers.size(), 1);
-  EXPECT_EQ(loaded.layers[0]->content_hash, other->content_hash);
-  EXPECT_EQ(*loaded.layers[0]->contributors, *first_->contributors);
-  EXPECT_THAT(loaded.requests, ::testing::ElementsAre("r1"));
+  ASSERT_EQ(loaded.layers.size(), 2);
+  EXPECT_EQ(loaded.layers[0]->version, 44);
+  EXPECT_THAT(loaded.requests, ElementsAre("r1", "r2"));
 }
 
-TEST_F(RedisStoreTest, ADeletionOfWhichNothingWasHeardEndsInARefusal) {
+TEST_F(RedisStoreTest, AnAttemptThatComesLateIsRefused) {
   Start();
+  LoadAll(store_.get());
+  const auto second = After(first_, 2);
+  store_.reset();
+  store_ = Open(set_->Location("normd", "&timeout-ms=100&retry-ms=200"));
+  LoadAll(store_.get());
+  // Redis stands still: what is sent waits in its socket.
+  set_->servers[0]->Signal(SIGSTOP);
+  EXPECT_TRUE(IsOutcomeUnknown(store_->Write({Step(second, first_, 1)})));
+  set_->servers[0]->Signal(SIGCONT);
+  // Whichever comes first, one of the two is there, once.
+  const auto other = After(first_, 9);
+  const absl::Status status = OnceAnswered([&] { return store_->Write({Step(other, first_, 1)}); });
+  EXPECT_TRUE(status.ok() || IsConflict(status)) << status;
+  const Loaded loaded = Stored();
+  ASSERT_EQ(loaded.layers.size(), 1);
+  EXPECT_EQ(loaded.layers[0]->content_hash, status.ok() ? other->content_hash : second->content_hash);
+  EXPECT_THAT(loaded.requests, ElementsAre("r1"));
+}
+
+TEST_F(RedisStoreTest, ADeletionOfWhichNothingWasHeardIsFoundAfterwards) {
+  Start();
+  LoadAll(store_.get());
   proxy_->DropReplies(1, true);
   Update remove;
   remove.remove = GoneLayer{.uid = first_->uid, .version = 42, .contributors = first_->contributors, .time = {}};
   EXPECT_TRUE(IsOutcomeUnknown(store_->Write({remove})));
   proxy_->RefuseAll(false);
-  absl::Status status;
-  do {
-    status = store_->Write({Step(After(first_, 2), first_, 1)});
-  } while (status.code() == StatusCode::kUnavailable);
-  EXPECT_THAT(status, StatusIs(StatusCode::kFailedPrecondition, "restart normd"));
+  const absl::Status status = OnceAnswered([&] { return store_->Write({Step(After(first_, 2), first_, 1)}); });
+  EXPECT_TRUE(IsConflict(status)) << status;
+  EXPECT_THAT(Uids(ReadChanges(store_.get())), ElementsAre(""));
   EXPECT_THAT(Stored().layers, ::testing::IsEmpty());
 }
 
@@ -335,30 +388,199 @@ TEST_F(RedisStoreTest, AReplicaIsNoPlaceToWrite) {
   EXPECT_THAT(status, IsOk());
 }
 
-TEST_F(RedisStoreTest, OneServerAtATime) {
+TEST_F(RedisStoreTest, SeveralServersHearOfEachOther) {
   Start();
-  EXPECT_THAT(OpenStatus(set_->Location("normd")),
-              StatusIs(StatusCode::kFailedPrecondition, absl::StrCat("process ", getpid())));
-  // Another prefix is another store.
-  EXPECT_THAT(OpenStatus(set_->Location("other")), IsOk());
-  // The first one shows no sign of life until its lease is over: another takes over, and the first can write no more.
-  proxy_->RefuseAll(true);
+  LoadAll(store_.get());
+  const auto other = Open(set_->Location("normd"));
+  ASSERT_EQ(LoadAll(other.get()).layers.size(), 1);
+  EXPECT_THAT(ReadChanges(other.get()).layers, ::testing::IsEmpty());
   const auto second = After(first_, 2);
-  std::unique_ptr<RedisStore> successor = Open(set_->Location("normd"));
-  ASSERT_NE(successor, nullptr);
-  EXPECT_EQ(LoadAll(successor.get()).layers.size(), 1);
-  proxy_->RefuseAll(false);
-  absl::Status status;
-  // Although what it builds on is what is stored.
-  do {
-    status = store_->Write({Step(After(first_, 3), first_, 1)});
-  } while (status.code() == StatusCode::kUnavailable);
-  EXPECT_THAT(status, StatusIs(StatusCode::kFailedPrecondition, "another server has taken it over"));
-  ASSERT_THAT(successor->Write({Step(second, first_, 1)}), IsOk());
+  ASSERT_THAT(other->Write({Step(second, first_, 1)}), IsOk());
+  // Its own change is no news.
+  EXPECT_THAT(ReadChanges(other.get()).layers, ::testing::IsEmpty());
+  const absl::Status stale = store_->Write({Step(After(first_, 3), first_, 1)});
+  EXPECT_TRUE(IsConflict(stale)) << stale;
+  SharedStore::Changes changes = ReadChanges(store_.get());
+  EXPECT_FALSE(changes.all);
+  ASSERT_EQ(changes.layers.size(), 1);
+  EXPECT_EQ(changes.layers[0].uid, first_->uid);
+  EXPECT_EQ(changes.layers[0].version, 43);
+  EXPECT_EQ(changes.layers[0].content_hash, second->content_hash);
+  EXPECT_EQ(changes.layers[0].last_sequence, 1);
+  const SharedStore::StoredLayer read = ReadLayer(store_.get(), {first_->uid, {}});
+  ASSERT_NE(read.snapshot, nullptr);
+  tests::ExpectSame(*read.snapshot, *second);
+  EXPECT_TRUE(read.all_requests);
+  ASSERT_EQ(read.requests.size(), 1);
+  EXPECT_EQ(read.requests[0].request_id, "r1");
+
+  // Of the records those that it does not know, or all if what it knows is not there.
+  ASSERT_THAT(store_->Write({Step(After(second, 3), second, 2)}), IsOk());
+  SharedStore::StoredLayer rest = ReadLayer(other.get(), {first_->uid, {1, "r1"}});
+  EXPECT_FALSE(rest.all_requests);
+  ASSERT_EQ(rest.requests.size(), 1);
+  EXPECT_EQ(rest.requests[0].request_id, "r2");
+  rest = ReadLayer(other.get(), {first_->uid, {1, "forgotten by a failover"}});
+  EXPECT_TRUE(rest.all_requests);
+  EXPECT_EQ(rest.requests.size(), 2);
+}
+
+TEST_F(RedisStoreTest, TwoServersMakeNoTwoLayersOfANameAndCarryNoRequestOutTwice) {
+  Start();
+  LoadAll(store_.get());
+  const auto other = Open(set_->Location("normd"));
+  LoadAll(other.get());
+  auto same_name = std::make_shared<layer::LayerSnapshot>(*SomeLayer("b", 1));
+  same_name->uid = "another uid";
+  ASSERT_THAT(store_->Write({Put(SomeLayer("b", 1))}), IsOk());
+  EXPECT_TRUE(IsConflict(other->Write({Put(same_name)})));
+  // A request that changes nothing, whose number both have free.
+  Update request = Request(first_->uid, 1, "once");
+  request.replaces = first_;
+  request.request_after = 0;
+  ASSERT_THAT(store_->Write({request}), IsOk());
+  EXPECT_TRUE(IsConflict(other->Write({request})));
+  // And one that is no layer's.
+  Update lifecycle = Request("", 1, "create");
+  lifecycle.request_after = 0;
+  ASSERT_THAT(other->Write({lifecycle}), IsOk());
+  EXPECT_TRUE(IsConflict(store_->Write({lifecycle})));
+  // A change of a layer that is gone does not bring it back.
+  Update remove;
+  remove.replaces = first_;
+  remove.remove = GoneLayer{.uid = first_->uid, .version = 42, .contributors = first_->contributors, .time = {}};
+  ASSERT_THAT(store_->Write({remove}), IsOk());
+  EXPECT_TRUE(IsConflict(other->Write({remove})));
+  EXPECT_TRUE(IsConflict(store_->Write({Step(After(first_, 2), first_, 2)})));
+  EXPECT_TRUE(IsConflict(other->Write({Step(After(first_, 2), first_, 2)})));
+  // What has been brought back is not forgotten.
+  ASSERT_THAT(store_->Write({Put(first_)}), IsOk());
+  Update forget;
+  forget.forget = first_->uid;
+  EXPECT_TRUE(IsConflict(other->Write({forget})));
+  EXPECT_EQ(Stored().requests.size(), 2);
+}
+
+TEST_F(RedisStoreTest, TakesOverAStoreOfFormat1AndItsServerWritesNoMore) {
+  Start();
   store_.reset();
-  // Nor does its end take the lease away.
-  EXPECT_THAT(OpenStatus(set_->Location("normd")), StatusIs(StatusCode::kFailedPrecondition, "another server uses it"));
-  ASSERT_THAT(successor->Write({Step(After(second, 4), second, 2)}), IsOk());
+  const tests::RedisServer& redis = *set_->servers[0];
+  for (const char* key : {"names", "changes", "changed", "journals", "servers"}) {
+    redis.Cli(absl::StrCat("del {normd}:", key));
+  }
+  redis.Cli("set {normd}:format 1");
+  redis.Cli("set {normd}:owner 7:of-format-1");
+  redis.Cli("set {normd}:lease normd-on-a-host px 100000");
+  std::atomic<bool> done = false;
+  // It lives.
+  std::thread renews([&] {
+    while (!done) redis.Cli("set {normd}:lease normd-on-a-host px 100000");
+  });
+  EXPECT_THAT(OpenStatus(set_->Location("normd")),
+              StatusIs(StatusCode::kFailedPrecondition, "does not share: normd-on-a-host"));
+  done = true;
+  renews.join();
+  redis.Cli("del {normd}:lease");
+  store_ = Open(set_->Location("normd"));
+  ASSERT_EQ(LoadAll(store_.get()).layers.size(), 1);
+  EXPECT_THAT(redis.Cli("get {normd}:owner"), HasSubstr("8:shared"));
+  EXPECT_THAT(redis.Cli("get {normd}:format"), HasSubstr("2"));
+  EXPECT_THAT(redis.Cli("hget {normd}:names a"), HasSubstr("uid-of-a"));
+  redis.Cli("set {normd}:format 3");
+  EXPECT_THAT(OpenStatus(set_->Location("normd")), StatusIs(StatusCode::kFailedPrecondition, "have format 3"));
+}
+
+// A Redis that comes back as it was some time ago is what a failover makes of one, too.
+class ForgetfulRedisTest : public RedisStoreTest {
+ protected:
+  void Remember() { set_->servers[0]->Cli("save"); }
+  void Forget() {
+    set_->servers[0]->Kill();
+    set_->servers[0]->Start();
+  }
+  std::unique_ptr<RedisStore> OpenAnother(std::vector<std::string>* warnings) {
+    auto location = ParseRedisLocation(set_->Location("normd", "&timeout-ms=1000"));
+    EXPECT_THAT(location, IsOk());
+    auto store = RedisStore::Open(*location, [warnings](const std::string& what) { warnings->push_back(what); });
+    EXPECT_THAT(store, IsOk());
+    LoadAll(store->get());
+    return *std::move(store);
+  }
+};
+
+TEST_F(ForgetfulRedisTest, ServersThatChangedALayerInTurnSendThatAgainInTurn) {
+  Start();
+  std::vector<std::string> warnings[2];
+  std::unique_ptr<RedisStore> servers[2] = {OpenAnother(&warnings[0]), OpenAnother(&warnings[1])};
+  Remember();
+  StateStore::SnapshotPtr newest = first_;
+  for (int i = 0; i < 20; ++i) {
+    const auto next = After(newest, i);
+    // Now and then twice.
+    ASSERT_THAT(servers[(i / 2 + i / 3) % 2]->Write({Step(next, newest, i + 1)}), IsOk());
+    newest = next;
+  }
+  Forget();
+  EXPECT_THAT(set_->servers[0]->Cli("hget {normd}:layer:uid-of-a v"), HasSubstr("42:"));
+  std::vector<std::thread> threads;
+  for (const std::unique_ptr<RedisStore>& server : servers) {
+    threads.emplace_back([&server] {
+      const absl::Status status = OnceAnswered([&] { return server->ReadChanges().status(); });
+      EXPECT_THAT(status, IsOk());
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const auto& list : warnings) EXPECT_THAT(list, ::testing::IsEmpty());
+  const Loaded loaded = Stored();
+  ASSERT_EQ(loaded.layers.size(), 1);
+  EXPECT_EQ(loaded.layers[0]->version, newest->version);
+  EXPECT_EQ(loaded.layers[0]->content_hash, newest->content_hash);
+  EXPECT_EQ(loaded.requests.size(), 20);
+}
+
+TEST_F(ForgetfulRedisTest, WhereAnotherServerHasGoneOnTheChangeIsLostAndNamed) {
+  Start();
+  const auto b = SomeLayer("b", 1);
+  ASSERT_THAT(store_->Write({Put(b)}), IsOk());
+  std::vector<std::string> warnings;
+  std::vector<std::string> of_other;
+  const auto server = OpenAnother(&warnings);
+  const auto other = OpenAnother(&of_other);
+  Remember();
+  const auto second = After(first_, 2);
+  const auto third = After(second, 3);
+  const auto second_b = After(b, 2);
+  // The two have nothing to do with each other.
+  ASSERT_THAT(server->Write({Step(second, first_, 1), Step(second_b, b, 1)}), IsOk());
+  ASSERT_THAT(server->Write({Step(third, second, 2)}), IsOk());
+  Forget();
+  const auto gone_on = After(first_, 9);
+  ASSERT_THAT(OnceAnswered([&] { return other->Write({Step(gone_on, first_, 1)}); }), IsOk());
+  SharedStore::Changes changes;
+  ASSERT_THAT(OnceAnswered([&] {
+                auto read = server->ReadChanges();
+                if (read.ok()) changes = *read;
+                return read.status();
+              }),
+              IsOk());
+  EXPECT_TRUE(changes.all);
+  EXPECT_THAT(warnings, ElementsAre(HasSubstr("it is lost: 'a' version 43"), HasSubstr("it is lost: 'a' version 44")));
+  EXPECT_THAT(of_other, ::testing::IsEmpty());
+  // It goes on.
+  ASSERT_THAT(server->Write({Step(After(gone_on, 4), gone_on, 2)}), IsOk());
+  const Loaded loaded = Stored();
+  ASSERT_EQ(loaded.layers.size(), 2);
+  EXPECT_EQ(loaded.layers[0]->version, 44);
+  EXPECT_EQ(loaded.layers[1]->content_hash, second_b->content_hash);
+  EXPECT_EQ(loaded.requests.size(), 3);
+}
+
+TEST_F(RedisStoreTest, RefusesToGoOnWithAnEmptyRedis) {
+  Start();
+  LoadAll(store_.get());
+  set_->servers[0]->Cli("flushall");
+  EXPECT_THAT(store_->Write({Put(SomeLayer("b", 2))}), StatusIs(StatusCode::kFailedPrecondition, "has lost all of it"));
+  EXPECT_THAT(store_->ReadChanges(), StatusIs(StatusCode::kFailedPrecondition, "has lost all of it"));
 }
 
 TEST_F(RedisStoreTest, WaitsForReplicasOrSaysThatItCannotTell) {
@@ -373,13 +595,13 @@ TEST_F(RedisStoreTest, WaitsForReplicasOrSaysThatItCannotTell) {
   tests::RedisServer replica(
       {"--replicaof", absl::StrCat("127.0.0.1 ", set_->servers[0]->port()), "--repl-diskless-sync-delay", "0"});
   replica.Await("info replication", "master_link_status:up");
-  absl::Status status;
-  do {
-    status = store_->Write({Step(second, first_, 1)});
-  } while (status.code() == StatusCode::kUnavailable);
-  ASSERT_THAT(status, IsOk());
-  EXPECT_THAT(replica.Cli("hget {normd}:layer:uid-of-a v"), HasSubstr("43:"));
-  EXPECT_THAT(Stored().requests, ::testing::ElementsAre("r1"));
+  // It is there after all.
+  const absl::Status status = OnceAnswered([&] { return store_->Write({Step(second, first_, 1)}); });
+  EXPECT_TRUE(IsConflict(status)) << status;
+  EXPECT_THAT(Uids(ReadChanges(store_.get())), ElementsAre("uid-of-a"));
+  ASSERT_THAT(OnceAnswered([&] { return store_->Write({Step(After(second, 3), second, 2)}); }), IsOk());
+  EXPECT_THAT(replica.Cli("hget {normd}:layer:uid-of-a v"), HasSubstr("44:"));
+  EXPECT_THAT(Stored().requests, ElementsAre("r1", "r2"));
 }
 
 TEST(RedisAccessTest, WrongPasswordAndWrongAuthorityAreRefused) {
@@ -410,8 +632,8 @@ TEST_P(FailoverTest, EveryStoredStepIsThereOnce) {
   for (const auto& server : set->servers) {
     // A cluster says MOVED to whom does not have the key.
     if (absl::StrContains(server->Cli("role"), "master") &&
-        absl::StrContains(server->Cli("exists {normd}:journal"), "1") &&
-        !absl::StrContains(server->Cli("exists {normd}:journal"), "MOVED")) {
+        absl::StrContains(server->Cli("exists {normd}:journals"), "1") &&
+        !absl::StrContains(server->Cli("exists {normd}:journals"), "MOVED")) {
       master = server.get();
     }
   }
