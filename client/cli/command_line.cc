@@ -4,6 +4,32 @@
 #include "normd/version.h"
 
 namespace normd::cli {
+namespace {
+
+// Who the server is, and who calls.
+void AddSecurity(CLI::App* app, Context* context) {
+  app->add_flag("--tls", context->tls, "Connect with TLS; --tls-ca and its like mean it, too")->envname("NORMD_TLS");
+  app->add_option("--tls-ca", context->tls_files.root_certificates_file,
+                  "PEM file of the authorities to trust (default: the system's)")
+      ->envname("NORMD_TLS_CA")
+      ->type_name(kFileType);
+  app->add_option("--tls-cert", context->tls_files.certificate_chain_file,
+                  "PEM file of the certificate to show to a server that asks for one")
+      ->envname("NORMD_TLS_CERT")
+      ->type_name(kFileType);
+  app->add_option("--tls-key", context->tls_files.private_key_file, "PEM file of its key")
+      ->envname("NORMD_TLS_KEY")
+      ->type_name(kFileType);
+  app->add_option("--tls-server-name", context->tls_files.server_name,
+                  "Name in the server's certificate (default: the host of --server)")
+      ->envname("NORMD_TLS_SERVER_NAME")
+      ->type_name("NAME");
+  app->add_option("--token-file", context->token_file,
+                  "File with the token that says who calls (default: NORMD_TOKEN_FILE; NORMD_TOKEN is a token itself)")
+      ->type_name(kFileType);
+}
+
+}  // namespace
 
 CLI::Option* AddLayerName(CLI::App* verb, Context* context) {
   return verb->add_option("layer", context->layer, "Name of the layer, e.g. resnet50.layer1.0.bn1")
@@ -37,6 +63,8 @@ void AddCommandLine(CLI::App* app, Context* context) {
       ->type_name("DURATION")
       ->capture_default_str();
 
+  AddSecurity(app, context);
+
   CLI::App* layer = app->add_subcommand("layer", "Create, read, change and delete layers");
   layer->require_subcommand(1);
   AddLayerCreate(layer, context);
@@ -60,6 +88,7 @@ void AddCommandLine(CLI::App* app, Context* context) {
   AddTop(app, context);
   AddLogLevel(app, context);
   AddHealth(app, context);
+  AddToken(app, context);
   AddVersion(app, context);
   AddCompletion(app, context);
 }

@@ -1,6 +1,7 @@
 #include "client/cli/context.h"
 
 #include <cmath>
+#include <cstdlib>
 #include <iostream>
 
 #include "absl/strings/numbers.h"
@@ -8,11 +9,28 @@
 #include "absl/time/time.h"
 
 namespace normd::cli {
+namespace {
+
+std::string Variable(const char* name) {
+  const char* const value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+}  // namespace
 
 ClientOptions Context::client_options() const {
   ClientOptions options;
   // The command line was refused if this does not parse.
   (void)ParseTimeout(timeout, &options.timeout);
+  if (tls || !tls_files.root_certificates_file.empty() || !tls_files.certificate_chain_file.empty() ||
+      !tls_files.private_key_file.empty() || !tls_files.server_name.empty()) {
+    options.tls = tls_files;
+  }
+  options.token_file = token_file;
+  if (token_file.empty()) {
+    options.token_file = Variable("NORMD_TOKEN_FILE");
+    options.token = Variable("NORMD_TOKEN");
+  }
   return options;
 }
 

@@ -18,6 +18,12 @@ struct Context {
   std::string server = "127.0.0.1:50051";
   std::string output = "table";
   std::string timeout = "30s";
+  bool tls = false;
+  // Any of them means `tls`.
+  TlsOptions tls_files;
+  // Empty: what the environment says. A token itself stands in no option, since everybody on the machine can read
+  // those.
+  std::string token_file;
 
   // The layer that the line names, for hints; may be empty.
   std::string layer;
@@ -25,7 +31,7 @@ struct Context {
   // Set by the verbs that write a tensor to stdout: what is printed goes to stderr then.
   bool stdout_is_data = false;
 
-  // What the options of every verb ask of a client.
+  // What the options of every verb, and the variables NORMD_TOKEN_FILE and NORMD_TOKEN, ask of a client.
   ClientOptions client_options() const;
   // The connection to `server`, made when it is first asked for.
   Client& client();

@@ -74,7 +74,15 @@ std::string HintFor(const absl::Status& status, Context* context) {
     }
     case absl::StatusCode::kUnavailable:
       return absl::StrCat("is a server running at ", context->server,
-                          "? Start one with `normd`, or name another with --server or NORMD_SERVER");
+                          context->client_options().tls.has_value()
+                              ? ", with TLS and a certificate that --tls-ca vouches for? Or"
+                              : "? Start one with `normd`, or",
+                          " name another with --server or NORMD_SERVER");
+    case absl::StatusCode::kUnauthenticated:
+      return "say who you are with --token-file, NORMD_TOKEN_FILE or NORMD_TOKEN; whoever runs the server makes tokens "
+             "with `normctl token`";
+    case absl::StatusCode::kPermissionDenied:
+      return "the line of this token in the server's access file says what it may do";
     case absl::StatusCode::kAlreadyExists:
       return absl::StrCat("`normctl layer get ", context->layer, "` shows it");
     case absl::StatusCode::kAborted:

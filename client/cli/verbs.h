@@ -31,6 +31,7 @@ void AddBench(CLI::App* parent, Context* context);
 void AddTop(CLI::App* parent, Context* context);
 void AddLogLevel(CLI::App* parent, Context* context);
 void AddHealth(CLI::App* parent, Context* context);
+void AddToken(CLI::App* parent, Context* context);
 void AddVersion(CLI::App* parent, Context* context);
 // Reads the finished tree of `root`, so it may come at any place in it.
 void AddCompletion(CLI::App* root, Context* context);
