@@ -146,6 +146,24 @@ wait_for 30 "a new container" in_container health
 [[ $(steps) == 1 ]] || fail "a new container on the same volume has $(steps) steps, want 1"
 docker rm -f normd >/dev/null
 
+say "docker run with TLS and tokens"
+mkdir "$work/normd"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=localhost \
+  -addext subjectAltName=DNS:localhost -keyout "$work/normd/tls.key" -out "$work/normd/tls.crt" 2>"$work/openssl.log"
+"$normctl" token tester 'admin:*' >"$work/token" 2>"$work/normd/access"
+chown -R 65532 "$work/normd"
+docker run -d --name normd -p 127.0.0.1:50051:50051 -v "$work/normd:/etc/normd-tls:ro" --read-only --cap-drop ALL \
+  --tmpfs /var/lib/normd:uid=65532 normd:local --insecure=false --tls-cert /etc/normd-tls/tls.crt \
+  --tls-key /etc/normd-tls/tls.key --access-file /etc/normd-tls/access >/dev/null
+wait_for 30 "a healthy container with TLS" healthy
+secure=(--server localhost:50051 --tls-ca "$work/normd/tls.crt")
+"$normctl" "${secure[@]}" --token-file "$work/token" layer create bn --num-channels 2 >/dev/null
+"$normctl" "${secure[@]}" layer list >"$work/refused.log" 2>&1 && fail "it answered without a token"
+grep -q UNAUTHENTICATED "$work/refused.log" || fail "without a token it said: $(cat "$work/refused.log")"
+"$normctl" --server localhost:50051 layer list >/dev/null 2>&1 && fail "it answered without TLS"
+docker logs normd 2>&1 | grep -qF "$(cat "$work/token")" && fail "the token is in the log"
+docker rm -f normd >/dev/null
+
 say "compose"
 compose=(docker-compose -f deploy/docker/compose.yaml -p normd-test)
 "${compose[@]}" --profile monitoring config -q
@@ -176,6 +194,7 @@ else
 fi
 validate() { (cd build/deploy && node ../../tests/deploy/validate_manifests.mjs); }
 validate <"$work/single.yaml"
+tests/deploy/apply_patch.py deploy/kubernetes/tls/deployment.yaml <"$work/single.yaml" | validate
 sed 's/periodSeconds/periodSecondz/' "$work/single.yaml" | validate >"$work/validate.log" 2>&1 && fail "a misspelt field passed"
 
 say "Kubernetes: run by podman"
