@@ -177,7 +177,7 @@ TEST(Health, CheckKnowsTheServerAndItsServices) {
   }
   int answer = 0;
   EXPECT_THAT(CheckService(server.channel(), "normd.v1.Other", &answer), GrpcStatusIs(grpc::NOT_FOUND, ::testing::_));
-  NORMD_EXPECT_OK(app::CheckHealth(server.address(), kLong));
+  NORMD_EXPECT_OK(app::CheckHealth(server.address(), {}, kLong));
 }
 
 TEST(Health, WatchersHearThatItStopsAndDoNotHoldItUp) {
@@ -211,7 +211,7 @@ TEST(Shutdown, LetsARunningCallFinish) {
     stopped = true;
   });
   EXPECT_THAT(watch.Await(2), ElementsAre(kServing, kNotServing)) << "said before the call has ended";
-  Await("closed port", [&] { return !app::CheckHealth(address, absl::Seconds(5)).ok(); });
+  Await("closed port", [&] { return !app::CheckHealth(address, {}, absl::Seconds(5)).ok(); });
   EXPECT_FALSE(stopped);
   held.sink().Release();
   EXPECT_THAT(call.Wait(), GrpcIsOk());
@@ -307,7 +307,7 @@ TEST(Sockets, UnixAlone) {
   options.unix_socket = dir.Path("normd.sock");
   TestServer server(options);
   EXPECT_THAT(server.server().addresses(), ElementsAre("unix:" + options.unix_socket));
-  NORMD_EXPECT_OK(app::CheckHealth(server.address(), kLong));
+  NORMD_EXPECT_OK(app::CheckHealth(server.address(), {}, kLong));
 }
 
 absl::Status StartFailure(const app::ServerOptions& options) {
@@ -322,7 +322,7 @@ TEST(Sockets, ATakenPortIsNamedWithItsCause) {
   EXPECT_THAT(StartFailure(options),
               StatusIs(absl::StatusCode::kUnavailable,
                        ::testing::StrEq("cannot listen on " + server.address() + ": Address already in use")));
-  NORMD_EXPECT_OK(app::CheckHealth(server.address(), kLong));
+  NORMD_EXPECT_OK(app::CheckHealth(server.address(), {}, kLong));
 }
 
 TEST(Sockets, AStaleSocketIsReplacedAndALivingOneIsNot) {
@@ -342,7 +342,7 @@ TEST(Sockets, AStaleSocketIsReplacedAndALivingOneIsNot) {
   TestServer server(options);
   EXPECT_THAT(StartFailure(options), StatusIs(absl::StatusCode::kAlreadyExists,
                                               "cannot listen on unix:" + options.unix_socket + ": Address already"));
-  NORMD_EXPECT_OK(app::CheckHealth(server.address(), kLong));
+  NORMD_EXPECT_OK(app::CheckHealth(server.address(), {}, kLong));
 }
 
 TEST(Sockets, WhatIsNoSocketIsLeftAlone) {
