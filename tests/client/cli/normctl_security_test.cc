@@ -39,9 +39,9 @@ TEST_F(NormctlSecurityTest, EveryVerbShowsTheToken) {
   const GuardedServer server("secret", grpc::InsecureServerCredentials());
   Write("token", "secret\n");
   WriteFloats("x.npy", {2, 1}, {1, 2});
-  for (const char* const verb :
-       {"layer get a", "layer list", "infer a $D/x.npy $D/y.npy", "train a $D/x.npy", "describe a", "watch a",
-        "snapshot list", "backup $D/backup", "top --once", "log-level", "health", "bench --shape 2,1 --duration 100ms"}) {
+  for (const char* const verb : {"layer get a", "layer list", "infer a $D/x.npy $D/y.npy", "train a $D/x.npy",
+                                 "describe a", "watch a", "snapshot list", "backup $D/backup", "top --once",
+                                 "log-level", "health", "bench --shape 2,1 --duration 100ms"}) {
     EXPECT_THAT(Ask(server, absl::StrCat(verb, " --token-file $D/token")).err, HasSubstr("past the door")) << verb;
   }
   for (const auto& [method, headers] : server.seen()) EXPECT_THAT(headers, Each("Bearer secret")) << method;
