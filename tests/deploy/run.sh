@@ -96,7 +96,7 @@ grep -E 'Hits:|Misses:' "$work/image.log" | head -n 2
 say "image: what is in it"
 inspect() { docker image inspect --format "$1" normd:local; }
 size=$(inspect '{{.Size}}')
-((size <= 40000000)) || fail "the image has $size bytes, want 40 MB at most"
+((size <= 40 << 20)) || fail "the image has $size bytes, want 40 MiB at most"
 [[ $(inspect '{{.Config.User}}') == 65532:65532 ]] || fail "it does not run as 65532"
 [[ $(inspect '{{index .Config.Labels "org.opencontainers.image.version"}}') =~ ^[0-9]+\.[0-9]+\.[0-9]+$ ]] ||
   fail "no version in the labels"
