@@ -6,6 +6,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -69,12 +70,13 @@ absl::StatusOr<AccessList> AccessList::Parse(absl::string_view text) {
     identity->name = std::string(words[0]);
     if (words.size() < 2) return absl::InvalidArgumentError(absl::StrCat("'", words[0], "' has no credential"));
 
-    absl::string_view credential = words[1];
+    const absl::string_view credential = words[1];
+    const absl::string_view value = credential.substr(std::min(credential.find(':'), credential.size() - 1) + 1);
     absl::Status added;
-    if (absl::ConsumePrefix(&credential, "sha256:") && IsHash(credential)) {
-      added = Add(absl::HexStringToBytes(credential), identity, &list.tokens_);
-    } else if (absl::ConsumePrefix(&credential, "cert:") && !credential.empty()) {
-      added = Add(std::string(credential), identity, &list.certificates_);
+    if (absl::StartsWith(credential, "sha256:") && IsHash(value)) {
+      added = Add(absl::HexStringToBytes(value), identity, &list.tokens_);
+    } else if (absl::StartsWith(credential, "cert:") && !value.empty()) {
+      added = Add(std::string(value), identity, &list.certificates_);
     } else if (credential == "anonymous") {
       if (list.anonymous_ != nullptr && list.anonymous_ != identity) {
         added = absl::InvalidArgumentError(absl::StrCat("'", list.anonymous_->name, "' is anonymous already"));

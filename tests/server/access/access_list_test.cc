@@ -99,6 +99,8 @@ TEST(AccessList, WrongFilesAreRefusedWithoutWhatStandsThere) {
            {"b SECRET read:*", "line 1: the credential of 'b' is none: want sha256:"},
            {"b sha256:SECRET read:*", "line 1: the credential of 'b' is none: want sha256:"},
            {absl::StrCat("b sha256:", kAbc, "0"), "the credential of 'b' is none"},
+           {"b sha256:anonymous admin:*", "the credential of 'b' is none"},
+           {"b sha256:cert:SECRET admin:*", "the credential of 'b' is none"},
            {"b cert: read:*", "the credential of 'b' is none"},
            {absl::StrCat(ok, "b sha256:", kAbc), "line 2: the credential is that of 'a' already"},
            {absl::StrCat(ok, "a sha256:", kAbc), "line 2: the credential is that of 'a' already"},
