@@ -145,6 +145,15 @@ std::optional<std::vector<RedisReply>> RedisClient::Try(absl::Span<const RedisCo
   return std::nullopt;
 }
 
+absl::StatusOr<std::vector<RedisReply>> RedisClient::RunChecked(absl::Span<const RedisCommand> commands) {
+  absl::StatusOr<std::vector<RedisReply>> replies = Run(commands);
+  if (!replies.ok()) return replies;
+  for (const RedisReply& reply : *replies) {
+    if (reply->type == REDIS_REPLY_ERROR) return ReplyStatus(*reply);
+  }
+  return replies;
+}
+
 absl::StatusOr<std::vector<RedisReply>> RedisClient::Eval(absl::string_view script, absl::Span<const std::string> keys,
                                                           absl::Span<const std::string> arguments,
                                                           absl::Span<const RedisCommand> after, bool* unknown) {

@@ -34,6 +34,9 @@ class RedisClient {
   // attempt is made, with pauses. `*unknown`: they may have been carried out, by an attempt of which nothing was heard.
   absl::StatusOr<std::vector<RedisReply>> Run(absl::Span<const RedisCommand> commands, bool* unknown = nullptr);
 
+  // The same, where a reply that is an error is the status.
+  absl::StatusOr<std::vector<RedisReply>> RunChecked(absl::Span<const RedisCommand> commands);
+
   // How many connections there have been. A failover, or a restart of Redis, makes it one more.
   int connections() const { return connections_; }
 

@@ -32,15 +32,6 @@ std::string Holder() {
                       absl::FormatTime("%Y-%m-%dT%H:%M:%SZ", absl::Now(), absl::UTCTimeZone()));
 }
 
-absl::StatusOr<std::vector<RedisReply>> Read(absl::Span<const RedisCommand> commands, RedisClient* client) {
-  absl::StatusOr<std::vector<RedisReply>> replies = client->Run(commands);
-  if (!replies.ok()) return replies;
-  for (const RedisReply& reply : *replies) {
-    if (reply->type == REDIS_REPLY_ERROR) return ReplyStatus(*reply);
-  }
-  return replies;
-}
-
 }  // namespace
 
 absl::StatusOr<RedisMembership> RedisMembership::Join(const RedisLocation& location, RedisClient* client) {
@@ -96,7 +87,7 @@ absl::Status RedisMembership::Upgrade(const RedisLocation& location, RedisClient
   std::string after = "-";
   while (true) {
     const RedisCommand range[] = {{"ZRANGEBYLEX", key.index(), after, "+", "LIMIT", "0", absl::StrCat(kPage)}};
-    absl::StatusOr<std::vector<RedisReply>> page = Read(range, client);
+    absl::StatusOr<std::vector<RedisReply>> page = client->RunChecked(range);
     if (!page.ok()) return page.status();
     std::vector<std::string> uids;
     std::vector<RedisCommand> commands;
@@ -105,7 +96,7 @@ absl::Status RedisMembership::Upgrade(const RedisLocation& location, RedisClient
       commands.push_back({"HGET", key.layer(uids.back()), "settings"});
     }
     if (uids.empty()) break;
-    absl::StatusOr<std::vector<RedisReply>> settings = Read(commands, client);
+    absl::StatusOr<std::vector<RedisReply>> settings = client->RunChecked(commands);
     if (!settings.ok()) return settings.status();
     for (std::size_t i = 0; i < uids.size(); ++i) {
       if ((*settings)[i]->type == REDIS_REPLY_NIL) continue;
@@ -121,7 +112,7 @@ absl::Status RedisMembership::Upgrade(const RedisLocation& location, RedisClient
     }
     after = absl::StrCat("(", uids.back());
   }
-  return Read({RedisCommand{"SET", key.format(), kFormat}}, client).status();
+  return client->RunChecked({RedisCommand{"SET", key.format(), kFormat}}).status();
 }
 
 void RedisMembership::Leave(const RedisLocation& location, RedisClient* client) const {
