@@ -2,10 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "server/access/caller.h"
@@ -16,9 +18,11 @@ namespace normd::access {
 namespace {
 
 using ::testing::AllOf;
+using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::SizeIs;
 using tests::IsOk;
 using tests::StatusIs;
 
@@ -148,6 +152,31 @@ TEST_F(AccessControlTest, RatesOfThoseWithoutOneAndOfEverybody) {
   EXPECT_THAT(everybody.CheckPrefix(Role::kAdmin, ""), IsOk());
   EXPECT_EQ(everybody.TakeCall(), absl::ZeroDuration());
   EXPECT_EQ(everybody.TakeCall(), absl::Seconds(1));
+}
+
+TEST_F(AccessControlTest, CallsGoOnWhileTheListChanges) {
+  Write(kLine);
+  NORMD_ASSERT_OK_AND_ASSIGN(const auto control, Open());
+  std::atomic<bool> done = false;
+  std::atomic<int> refused = 0;
+  std::vector<std::thread> callers;
+  for (int i = 0; i < 3; ++i) {
+    callers.emplace_back([&] {
+      while (!done) {
+        const Caller caller(control.get(), {{"Bearer secret-token"}, {}});
+        if (caller.name() != "actors" || !caller.Allows(Role::kTrain, "rl.obs")) ++refused;
+      }
+    });
+  }
+  for (int i = 0; i < 200; ++i) {
+    Write(i % 2 == 0 ? std::string("other anonymous read:x\n") + kLine : kLine);
+    clock_.Advance(absl::Seconds(1));
+    control->list();
+  }
+  done = true;
+  for (std::thread& caller : callers) caller.join();
+  EXPECT_EQ(refused, 0);
+  EXPECT_THAT(reloads_, AllOf(SizeIs(200), Each(IsOk())));
 }
 
 TEST_F(AccessControlTest, DoesNotStartWithoutAFile) {

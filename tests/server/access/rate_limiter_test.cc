@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <thread>
+#include <vector>
+
 #include "tests/fake_clock.h"
 
 namespace normd::access {
@@ -35,6 +39,20 @@ TEST(RateLimiter, LessThanOneCallASecond) {
   EXPECT_EQ(limiter.Take(), absl::Seconds(2));
   clock.Advance(absl::Seconds(2));
   EXPECT_EQ(limiter.Take(), absl::ZeroDuration());
+}
+
+TEST(RateLimiter, ThreadsShareTheCalls) {
+  tests::FakeClock clock;
+  RateLimiter limiter(100, clock);
+  std::atomic<int> taken = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int call = 0; call < 50; ++call) taken += limiter.Take() == absl::ZeroDuration() ? 1 : 0;
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(taken, 100);
 }
 
 }  // namespace
