@@ -18,6 +18,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/server/store/redis_server.h"
+#include "tests/server/store/redis_store_data.h"
 #include "tests/server/store/store_data.h"
 #include "tests/status_matchers.h"
 
@@ -28,44 +29,21 @@ namespace {
 using absl::StatusCode;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using tests::After;
 using tests::IsOk;
+using tests::LoadAll;
+using tests::Loaded;
+using tests::OpenRedis;
 using tests::Put;
 using tests::RedisSet;
 using tests::Request;
 using tests::SomeLayer;
 using tests::StatusIs;
-
-std::unique_ptr<RedisStore> Open(const std::string& url) {
-  auto location = ParseRedisLocation(url);
-  EXPECT_THAT(location, IsOk());
-  auto store = RedisStore::Open(*location);
-  EXPECT_THAT(store, IsOk());
-  return store.ok() ? *std::move(store) : nullptr;
-}
+using tests::Step;
 
 absl::Status OpenStatus(const std::string& url) {
   auto location = ParseRedisLocation(url);
   return location.ok() ? RedisStore::Open(*location).status() : location.status();
-}
-
-struct Loaded {
-  std::vector<StateStore::SnapshotPtr> layers;
-  std::vector<std::string> requests;
-};
-
-Loaded LoadAll(RedisStore* store) {
-  Loaded loaded;
-  EXPECT_THAT(store->Load(
-                  [&](StateStore::SnapshotPtr layer) {
-                    loaded.layers.push_back(std::move(layer));
-                    return absl::OkStatus();
-                  },
-                  [&](const RequestRecord& request) {
-                    loaded.requests.push_back(request.request_id);
-                    return absl::OkStatus();
-                  }),
-              IsOk());
-  return loaded;
 }
 
 SharedStore::Changes ReadChanges(RedisStore* store) {
@@ -95,25 +73,6 @@ absl::Status OnceAnswered(const Write& write) {
     absl::Status status = write();
     if (status.code() != StatusCode::kUnavailable) return status;
   }
-}
-
-// The next version of a layer, with other numbers in it.
-StateStore::SnapshotPtr After(const StateStore::SnapshotPtr& before, double seed) {
-  auto next = std::make_shared<layer::LayerSnapshot>(*before);
-  next->statistics = SomeLayer(before->name, seed)->statistics;
-  next->content_hash = layer::ContentHash(*next->config, *next->statistics, *next->affine);
-  next->version = before->version + 1;
-  return next;
-}
-
-// A step: a new version and the record of its request.
-Update Step(const StateStore::SnapshotPtr& next, const StateStore::SnapshotPtr& before, int64_t sequence) {
-  Update update = Request(next->uid, sequence, absl::StrCat("r", sequence));
-  update.put = next;
-  update.replaces = before;
-  update.request_after = sequence - 1;
-  update.stands_alone = true;
-  return update;
 }
 
 // Passes bytes on to a Redis, until it is told to drop what Redis answers.
@@ -231,13 +190,13 @@ class RedisStoreTest : public ::testing::Test {
     set_ = RedisSet::Standalone(std::move(flags));
     proxy_ = std::make_unique<Proxy>(set_->servers[0]->port());
     url_ = absl::StrCat("redis://127.0.0.1:", proxy_->port(), "?lease-ms=1000&retry-ms=400");
-    store_ = Open(url_);
+    store_ = OpenRedis(url_);
     ASSERT_THAT(store_->Write({Put(first_)}), IsOk());
   }
   // What another server would find.
   Loaded Stored() {
     store_.reset();
-    store_ = Open(set_->Location("normd"));
+    store_ = OpenRedis(set_->Location("normd"));
     return LoadAll(store_.get());
   }
 
@@ -314,7 +273,7 @@ TEST_F(RedisStoreTest, AnAttemptThatComesLateIsRefused) {
   LoadAll(store_.get());
   const auto second = After(first_, 2);
   store_.reset();
-  store_ = Open(set_->Location("normd", "&timeout-ms=100&retry-ms=200"));
+  store_ = OpenRedis(set_->Location("normd", "&timeout-ms=100&retry-ms=200"));
   LoadAll(store_.get());
   // Redis stands still: what is sent waits in its socket.
   set_->servers[0]->Signal(SIGSTOP);
@@ -391,7 +350,7 @@ TEST_F(RedisStoreTest, AReplicaIsNoPlaceToWrite) {
 TEST_F(RedisStoreTest, SeveralServersHearOfEachOther) {
   Start();
   LoadAll(store_.get());
-  const auto other = Open(set_->Location("normd"));
+  const auto other = OpenRedis(set_->Location("normd"));
   ASSERT_EQ(LoadAll(other.get()).layers.size(), 1);
   EXPECT_THAT(ReadChanges(other.get()).layers, ::testing::IsEmpty());
   const auto second = After(first_, 2);
@@ -428,7 +387,7 @@ TEST_F(RedisStoreTest, SeveralServersHearOfEachOther) {
 TEST_F(RedisStoreTest, TwoServersMakeNoTwoLayersOfANameAndCarryNoRequestOutTwice) {
   Start();
   LoadAll(store_.get());
-  const auto other = Open(set_->Location("normd"));
+  const auto other = OpenRedis(set_->Location("normd"));
   LoadAll(other.get());
   auto same_name = std::make_shared<layer::LayerSnapshot>(*SomeLayer("b", 1));
   same_name->uid = "another uid";
@@ -481,7 +440,7 @@ TEST_F(RedisStoreTest, TakesOverAStoreOfFormat1AndItsServerWritesNoMore) {
   done = true;
   renews.join();
   redis.Cli("del {normd}:lease");
-  store_ = Open(set_->Location("normd"));
+  store_ = OpenRedis(set_->Location("normd"));
   ASSERT_EQ(LoadAll(store_.get()).layers.size(), 1);
   EXPECT_THAT(redis.Cli("get {normd}:owner"), HasSubstr("8:shared"));
   EXPECT_THAT(redis.Cli("get {normd}:format"), HasSubstr("2"));
@@ -586,7 +545,7 @@ TEST_F(RedisStoreTest, RefusesToGoOnWithAnEmptyRedis) {
 TEST_F(RedisStoreTest, WaitsForReplicasOrSaysThatItCannotTell) {
   Start();
   store_.reset();
-  store_ = Open(set_->Location("normd", "&wait=1&wait-timeout-ms=50&retry-ms=200"));
+  store_ = OpenRedis(set_->Location("normd", "&wait=1&wait-timeout-ms=50&retry-ms=200"));
   LoadAll(store_.get());
   const auto second = After(first_, 2);
   const absl::Status alone = store_->Write({Step(second, first_, 1)});
@@ -617,67 +576,6 @@ TEST(RedisAccessTest, WrongPasswordAndWrongAuthorityAreRefused) {
   EXPECT_THAT(OpenStatus(absl::StrCat(set->url, "?ca=/nowhere")),
               StatusIs(StatusCode::kFailedPrecondition, "cannot use /nowhere"));
 }
-
-// The master dies under writes, when its replica has not heard of the latest. Each step is repeated until it is stored.
-class FailoverTest : public ::testing::TestWithParam<bool> {};
-
-TEST_P(FailoverTest, EveryStoredStepIsThereOnce) {
-  const bool cluster = GetParam();
-  const auto set = cluster ? RedisSet::Cluster() : RedisSet::Sentinel();
-  const std::string url = set->Location("normd", "&timeout-ms=500");
-  auto store = Open(url);
-  StateStore::SnapshotPtr newest = SomeLayer("a", 1);
-  ASSERT_THAT(store->Write({Put(newest)}), IsOk());
-  tests::RedisServer* master = nullptr;
-  for (const auto& server : set->servers) {
-    // A cluster says MOVED to whom does not have the key.
-    if (absl::StrContains(server->Cli("role"), "master") &&
-        absl::StrContains(server->Cli("exists {normd}:journals"), "1") &&
-        !absl::StrContains(server->Cli("exists {normd}:journals"), "MOVED")) {
-      master = server.get();
-    }
-  }
-  ASSERT_NE(master, nullptr);
-  int64_t sequence = 0;
-  const auto step = [&] {
-    const auto next = After(newest, static_cast<double>(++sequence));
-    absl::Status status;
-    do {
-      status = store->Write({Step(next, newest, sequence)});
-    } while (status.code() == StatusCode::kUnavailable);
-    ASSERT_THAT(status, IsOk());
-    newest = next;
-  };
-  for (int i = 0; i < 200; ++i) ASSERT_NO_FATAL_FAILURE(step());
-  // The replicas no longer hear of what is written: that is what a failover may lose.
-  for (const auto& server : set->servers) {
-    if (server.get() != master && !absl::StrContains(server->Cli("role"), "master")) server->Signal(SIGSTOP);
-  }
-  // Nor will they find it in their sockets.
-  master->Cli("client kill type replica");
-  for (int i = 0; i < 50; ++i) ASSERT_NO_FATAL_FAILURE(step());
-  master->Kill();
-  for (const auto& server : set->servers) {
-    if (server.get() != master) server->Signal(SIGCONT);
-  }
-  const absl::Time killed = absl::Now();
-  ASSERT_NO_FATAL_FAILURE(step());
-  RecordProperty("failover_ms", static_cast<int>(absl::ToInt64Milliseconds(absl::Now() - killed)));
-  std::printf("first step stored %.1f s after the kill\n", absl::ToDoubleSeconds(absl::Now() - killed));
-  for (int i = 0; i < 100; ++i) ASSERT_NO_FATAL_FAILURE(step());
-  store.reset();
-  store = Open(url);
-  const Loaded loaded = LoadAll(store.get());
-  ASSERT_EQ(loaded.layers.size(), 1);
-  EXPECT_EQ(loaded.layers[0]->version, newest->version);
-  EXPECT_EQ(loaded.layers[0]->content_hash, newest->content_hash);
-  ASSERT_EQ(loaded.requests.size(), static_cast<std::size_t>(sequence));
-  for (int64_t i = 0; i < sequence; ++i)
-    EXPECT_EQ(loaded.requests[static_cast<std::size_t>(i)], absl::StrCat("r", i + 1));
-}
-
-INSTANTIATE_TEST_SUITE_P(Topologies, FailoverTest, ::testing::Values(false, true),
-                         [](const auto& cluster) { return cluster.param ? "Cluster" : "Sentinel"; });
 
 }  // namespace
 }  // namespace normd::store
