@@ -18,8 +18,9 @@
 
 namespace normd::tests {
 
-// Notes what token each call carries, of whatever method. Without the right one a call is UNAUTHENTICATED; with it it
-// gets past the door, and is UNIMPLEMENTED. Sessions of shared memory are real. Thread-safe.
+// Notes what token and what layer each call carries, of whatever method. Without the right one a call is
+// UNAUTHENTICATED; with it it gets past the door, and is UNIMPLEMENTED. Sessions of shared memory are real.
+// Thread-safe.
 class GuardedServer {
  public:
   // On a free port of `host`, or the path of a Unix socket.
@@ -51,6 +52,11 @@ class GuardedServer {
   std::map<std::string, std::vector<std::string>> seen() const {
     const std::lock_guard<std::mutex> lock(mutex_);
     return seen_;
+  }
+  // The same of the headers `normd-layer`.
+  std::map<std::string, std::vector<std::string>> layers() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return layers_;
   }
 
  private:
@@ -91,22 +97,29 @@ class GuardedServer {
     GuardedServer* const owner_;
   };
 
-  grpc::Status Admit(const std::string& method, const grpc::ServerContextBase& context) {
-    const auto [begin, end] = context.client_metadata().equal_range("authorization");
+  static std::string Header(const grpc::ServerContextBase& context, const std::string& name) {
+    const auto [begin, end] = context.client_metadata().equal_range(name);
     std::string header;
     for (auto entry = begin; entry != end; ++entry) {
       absl::StrAppend(&header, header.empty() ? "" : "|", std::string(entry->second.data(), entry->second.size()));
     }
+    return header;
+  }
+
+  grpc::Status Admit(const std::string& method, const grpc::ServerContextBase& context) {
+    const std::string header = Header(context, "authorization");
     const std::lock_guard<std::mutex> lock(mutex_);
     seen_[method].push_back(header);
+    layers_[method].push_back(Header(context, "normd-layer"));
     if (header == "Bearer " + token_) return grpc::Status::OK;
     return {grpc::StatusCode::UNAUTHENTICATED, header.empty() ? "no token" : "unknown token"};
   }
 
   mutable std::mutex mutex_;
-  // Both guarded by mutex_.
+  // All guarded by mutex_.
   std::string token_;
   std::map<std::string, std::vector<std::string>> seen_;
+  std::map<std::string, std::vector<std::string>> layers_;
   Generic generic_;
   Memory memory_;
   std::string target_;

@@ -169,6 +169,31 @@ TEST_F(SecurityTest, EveryKindOfCallCarriesTheToken) {
   }
 }
 
+// A proxy that knows nothing of our messages sends the calls of a layer to one server by it.
+TEST_F(SecurityTest, CallsOfOneLayerCarryItsName) {
+  const GuardedServer server(kToken, grpc::InsecureServerCredentials());
+  options_.token = kToken;
+  const std::unique_ptr<Client> client = Client::Connect(server.target(), options_);
+  CallAll(client.get());
+  const auto layers = server.layers();
+  for (const char* method :
+       {"LayerService/CreateLayer", "LayerService/GetLayer", "LayerService/UpdateLayer", "LayerService/DeleteLayer",
+        "LayerService/ResetStatistics", "LayerService/SetState", "LayerService/ForkLayer",
+        "NormalizationService/TrainStep", "NormalizationService/Infer", "NormalizationService/Denormalize",
+        "NormalizationService/Backward", "NormalizationService/MergeMoments", "NormalizationService/InferStream",
+        "NormalizationService/TrainStepStream"}) {
+    EXPECT_THAT(layers.at(absl::StrCat("/normd.v1.", method)), Each("a")) << method;
+  }
+  // Of several layers, or of none.
+  for (const char* method : {"LayerService/ListLayers", "LayerService/WatchLayers", "NormalizationService/Steps",
+                             "SnapshotService/CreateSnapshot", "SnapshotService/RestoreSnapshot"}) {
+    EXPECT_THAT(layers.at(absl::StrCat("/normd.v1.", method)), Each("")) << method;
+  }
+  // What no header may hold is no name either.
+  EXPECT_THAT(client->GetLayer("a\nb"), StatusIs(StatusCode::kUnimplemented, "past the door"));
+  EXPECT_THAT(server.layers().at("/normd.v1.LayerService/GetLayer"), ElementsAre("a", ""));
+}
+
 TEST_F(SecurityTest, WithoutATokenNoCallCarriesOneAndNoneIsTriedAgain) {
   const GuardedServer server(kToken, grpc::InsecureServerCredentials());
   options_.retry.max_attempts = 4;

@@ -34,10 +34,11 @@ constexpr std::size_t kMostUnanswered = 4;
 template <typename Request, typename Response>
 class ChunkedCall {
  public:
-  ChunkedCall(Connection* connection, const std::string& method, const CallOptions& options, std::string request_id)
+  ChunkedCall(Connection* connection, const std::string& method, absl::string_view layer, const CallOptions& options,
+              std::string request_id)
       : connection_(connection), timeout_(connection->TimeoutOf(options)), request_id_(std::move(request_id)) {
     stream_ =
-        connection->OpenStream(method, timeout_,
+        connection->OpenStream(method, layer, timeout_,
                                {.received = [inbox = inbox_](const grpc::ByteBuffer& message) { inbox->Add(message); },
                                 .sent = [inbox = inbox_] { inbox->Wake(); },
                                 .ended = [inbox = inbox_](const grpc::Status& status) { inbox->End(status); }},
@@ -223,7 +224,7 @@ absl::StatusOr<InferResult> InferChunked(Connection* connection, absl::string_vi
   Describe(x, first.mutable_call()->mutable_x());
 
   ChunkedCall<v1::InferStreamRequest, v1::InferStreamResponse> call(
-      connection, "/normd.v1.NormalizationService/InferStream", options, "");
+      connection, "/normd.v1.NormalizationService/InferStream", layer, options, "");
   std::optional<InferResult> result;
   const absl::Status status = Exchange(&call, *cut, first, source, sink, [&](const auto& answer) {
     if (result.has_value()) return absl::OkStatus();
@@ -250,7 +251,7 @@ absl::StatusOr<TrainStepResult> TrainStepChunked(Connection* connection, absl::s
   Describe(x, first.mutable_call()->mutable_x());
 
   ChunkedCall<v1::TrainStepStreamRequest, v1::TrainStepStreamResponse> call(
-      connection, "/normd.v1.NormalizationService/TrainStepStream", options, request_id);
+      connection, "/normd.v1.NormalizationService/TrainStepStream", layer, options, request_id);
   const v1::TrainStepStreamRequest rest;
   for (int64_t sent = 0; sent < cut->total;) {
     const std::size_t size = cut->SizeAt(sent);

@@ -311,7 +311,7 @@ class GrpcClient : public Client {
     }
     if (absl::Status status = OwnInputs(&*call, &connection_->buffers()); !status.ok()) return status;
     for (;;) {
-      const TensorRequest request{call->method, Encode(*call).Finish()};
+      const TensorRequest request{call->method, call->layer, Encode(*call).Finish()};
       const absl::StatusOr<grpc::ByteBuffer> answer =
           connection_->Call<grpc::ByteBuffer>(request, left, call->request_id);
       if (answer.ok()) return Decode<Result>(*call, *answer, &connection_->buffers());
@@ -337,7 +337,7 @@ class GrpcClient : public Client {
   template <typename Result>
   void Send(const std::shared_ptr<TensorCall>& call, const CallOptions& options,
             std::function<void(absl::StatusOr<Result>)> done) {
-    TensorRequest request{call->method, Encode(*call).Finish()};
+    TensorRequest request{call->method, call->layer, Encode(*call).Finish()};
     // Without shared memory the request holds the tensors now, and lets go of them when it is sent for good.
     if (shared_memory_ == nullptr) call->inputs.clear();
     const absl::Duration start = connection_->runtime().Now();

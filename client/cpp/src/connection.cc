@@ -102,11 +102,12 @@ void Connection::RunSoon(std::function<void()> action) {
   });
 }
 
-std::shared_ptr<ByteStream> Connection::OpenStream(const std::string& method, absl::Duration timeout,
-                                                   ByteStream::Events events, const std::string& traceparent) {
+std::shared_ptr<ByteStream> Connection::OpenStream(const std::string& method, absl::string_view layer,
+                                                   absl::Duration timeout, ByteStream::Events events,
+                                                   absl::string_view traceparent) {
   AddPending();
   auto context = std::make_unique<grpc::ClientContext>();
-  AddTrace(traceparent, context.get());
+  AddMetadata(layer, traceparent, context.get());
   if (!SetTimeLeft(timeout, context.get())) context->set_deadline(gpr_now(GPR_CLOCK_MONOTONIC));
   events.ended = [this, ended = std::move(events.ended)](const grpc::Status& status) {
     ended(status);
@@ -117,12 +118,6 @@ std::shared_ptr<ByteStream> Connection::OpenStream(const std::string& method, ab
 
 grpc::Status Connection::NoTimeLeft() {
   return {grpc::StatusCode::DEADLINE_EXCEEDED, "the timeout passed before the call was sent"};
-}
-
-void Connection::AddTrace(const std::string& traceparent, grpc::ClientContext* context) {
-  // gRPC would end the process over characters that no header may hold.
-  if (traceparent.empty() || traceparent.find_first_not_of("0123456789abcdef-") != std::string::npos) return;
-  context->AddMetadata("traceparent", traceparent);
 }
 
 bool Connection::SetTimeLeft(absl::Duration left, grpc::ClientContext* context) {

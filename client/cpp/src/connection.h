@@ -15,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "client/cpp/src/byte_stream.h"
+#include "client/cpp/src/call_metadata.h"
 #include "client/cpp/src/handover.h"
 #include "client/cpp/src/retry.h"
 #include "client/cpp/src/runtime.h"
@@ -53,7 +54,7 @@ class Connection {
     for (;;) {
       Response response;
       grpc::ClientContext context;
-      AddTrace(options.traceparent, &context);
+      AddMetadata(LayerOf(request), options.traceparent, &context);
       // gRPC may let a call through whose deadline has passed already, so that is looked at here.
       const grpc::Status status =
           SetTimeLeft(attempts.Begin(), &context) ? stub_.Call(&context, request, &response) : NoTimeLeft();
@@ -75,9 +76,9 @@ class Connection {
   }
 
   // Opens a stream of `method`, which counts as a pending call until it has ended, with a deadline unless `timeout` is
-  // infinite. Streams are not tried again.
-  std::shared_ptr<ByteStream> OpenStream(const std::string& method, absl::Duration timeout, ByteStream::Events events,
-                                         const std::string& traceparent = "");
+  // infinite. `layer`: that all of it is of, or empty. Streams are not tried again.
+  std::shared_ptr<ByteStream> OpenStream(const std::string& method, absl::string_view layer, absl::Duration timeout,
+                                         ByteStream::Events events, absl::string_view traceparent = "");
   // As the failure of a call with one attempt.
   absl::Status StreamFailure(const grpc::Status& status, absl::Duration timeout, absl::string_view request_id) const {
     return ToAbslStatus(status, {target_, 1, timeout, request_id});
@@ -100,7 +101,7 @@ class Connection {
 
     void Attempt() {
       context = std::make_unique<grpc::ClientContext>();
-      AddTrace(traceparent, context.get());
+      AddMetadata(LayerOf(request), traceparent, context.get());
       response = Response();
       Stub::Done ended = [self = this->shared_from_this()](const grpc::Status& status) {
         handover::Take();
@@ -143,8 +144,6 @@ class Connection {
     Response response;
   };
 
-  // Nothing if it is malformed.
-  static void AddTrace(const std::string& traceparent, grpc::ClientContext* context);
   // False: there is none, the call should not be made.
   static bool SetTimeLeft(absl::Duration left, grpc::ClientContext* context);
   static grpc::Status NoTimeLeft();

@@ -44,7 +44,7 @@ class GrpcStepStream : public StepStream {
     // Under the lock: what arrives at once finds the stream in its place.
     const std::lock_guard<std::mutex> lock(core_->mutex);
     core_->stream = connection->OpenStream(
-        "/normd.v1.NormalizationService/Steps", core_->timeout,
+        "/normd.v1.NormalizationService/Steps", "", core_->timeout,
         {.received = [core = core_](const grpc::ByteBuffer& message) { core->Received(message); },
          .sent = nullptr,
          .ended = [core = core_](const grpc::Status& status) { core->Ended(status); }});

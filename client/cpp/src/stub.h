@@ -35,6 +35,7 @@ enum class TensorMethod { kTrainStep, kInfer, kDenormalize, kBackward };
 
 struct TensorRequest {
   TensorMethod method = TensorMethod::kInfer;
+  std::string layer;
   grpc::ByteBuffer message;
 };
 

@@ -38,7 +38,7 @@ absl::StatusOr<TensorCall> InferenceCall(TensorMethod method, absl::string_view 
                                          std::uint32_t output_field, absl::string_view layer, const TensorView& tensor,
                                          const InferOptions& options) {
   if (absl::Status status = CheckTensor(layer, name, tensor); !status.ok()) return status;
-  TensorCall call{.method = method, .inputs = {{.field = field, .tensor = tensor}}};
+  TensorCall call{.method = method, .layer = std::string(layer), .inputs = {{.field = field, .tensor = tensor}}};
   if (absl::Status status = SetOutput(layer, output_field, options.into, tensor, false, &call); !status.ok())
     return status;
   auto request = std::make_shared<Request>();
@@ -118,6 +118,7 @@ absl::StatusOr<TensorCall> TrainStepCall(absl::string_view layer, const TensorVi
                                          Runtime* runtime) {
   if (absl::Status status = CheckTensor(layer, "x", x); !status.ok()) return status;
   TensorCall call{.method = TensorMethod::kTrainStep,
+                  .layer = std::string(layer),
                   .inputs = {{.field = v1::TrainStepRequest::kXFieldNumber, .tensor = x}}};
   if (absl::Status status = SetOutput(layer, v1::TrainStepRequest::kYSharedMemoryFieldNumber, options.into, x,
                                       options.omit_output, &call);
@@ -146,6 +147,7 @@ absl::StatusOr<TensorCall> BackwardCall(absl::string_view layer, const TensorVie
   if (absl::Status status = CheckTogether(layer, x, dy); !status.ok()) return status;
   TensorCall call{
       .method = TensorMethod::kBackward,
+      .layer = std::string(layer),
       .inputs = {{.field = v1::BackwardRequest::kXFieldNumber, .tensor = x},
                  {.field = v1::BackwardRequest::kDyFieldNumber, .tensor = dy}},
   };

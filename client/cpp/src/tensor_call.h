@@ -40,6 +40,7 @@ struct TensorCall {
   };
 
   TensorMethod method = TensorMethod::kInfer;
+  std::string layer = {};
   // The request without its tensors.
   std::shared_ptr<const google::protobuf::MessageLite> fields = nullptr;
   std::vector<Input> inputs = {};
