@@ -57,18 +57,21 @@ class Certificates:
 
 
 class Guard(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Notes the token of each call, of whatever method. Without the right one it is UNAUTHENTICATED; with it, it gets past the
+    """Notes the token and the layer of each call, of whatever method. Without the right one it is UNAUTHENTICATED; with it, it gets past the
     door, and is UNIMPLEMENTED."""
 
     def __init__(self, token: str) -> None:
         self.token = token
         self.seen: dict[str, list[list[str]]] = defaultdict(list)
+        self.layers: dict[str, list[list[str]]] = defaultdict(list)
         self._lock = threading.Lock()
 
     def service(self, details: Any) -> Any:
         given = [value for key, value in details.invocation_metadata if key == "authorization"]
         with self._lock:
-            self.seen[details.method.rpartition("/")[2]].append(given)
+            method = details.method.rpartition("/")[2]
+            self.seen[method].append(given)
+            self.layers[method].append([value for key, value in details.invocation_metadata if key == "normd-layer"])
         code, text = (grpc.StatusCode.UNIMPLEMENTED, "past the door") if given == [f"Bearer {self.token}"] else \
             (grpc.StatusCode.UNAUTHENTICATED, "unknown token" if given else "no token")
 
@@ -177,6 +180,46 @@ def test_every_kind_of_call_carries_the_token(authority: Certificates, tmp_path:
         assert {tuple(given) for each in guard.seen.values() for given in each} == {(f"Bearer {TOKEN}",)}
 
 
+OF_NO_LAYER_OR_SEVERAL = {"ListLayers", "WatchLayers", "CreateSnapshot", "ListSnapshots", "RestoreSnapshot", "DeleteSnapshot",
+                          "Backup", "RestoreBackup", "Steps"}
+
+
+def test_calls_of_one_layer_carry_its_name(tmp_path: Path) -> None:
+    with guarded() as (target, guard):
+        with normd.Client(target, token=TOKEN, retry=ONCE) as client:
+            for call in calls(client, tmp_path):
+                with pytest.raises(normd.Error, match="past the door"):
+                    call()
+            with pytest.raises(normd.Error, match="past the door"):
+                client.infer("a", np.ones((1 << 16, 2)))
+            with pytest.raises(normd.Error, match="past the door"), client.steps() as steps:
+                steps.infer("a", X).result()
+            with pytest.raises(normd.Error, match="past the door"), normd.trace_context(f"00-{'a' * 32}-{'b' * 16}-01"):
+                client.get_layer("a")
+        assert set(guard.layers) == methods()
+        for method, layers in guard.layers.items():
+            assert layers == [[] if method in OF_NO_LAYER_OR_SEVERAL else ["a"]] * len(layers), method
+        guard.layers.clear()
+
+        async def again() -> None:
+            async with normd.aio.Client(target, token=TOKEN, retry=ONCE) as client:
+                for call in calls(client, tmp_path):
+                    with pytest.raises(normd.Error, match="past the door"):
+                        await call()
+                with pytest.raises(normd.Error, match="past the door"):
+                    async with client.steps() as steps:
+                        await (await steps.infer("a", X))
+                # What no header may hold is no name either.
+                with pytest.raises(normd.Error, match="past the door"):
+                    await client.get_layer("b\nc")
+
+        asyncio.run(again())
+        assert set(guard.layers) == methods()
+        assert guard.layers["GetLayer"].pop() == []
+        for method, layers in guard.layers.items():
+            assert layers == [[] if method in OF_NO_LAYER_OR_SEVERAL else ["a"]] * len(layers), method
+
+
 def test_shared_memory_is_no_way_around() -> None:
     with guarded() as (target, guard):
         with normd.Client(target, token="another", transport="shm") as client:
@@ -187,10 +230,12 @@ def test_shared_memory_is_no_way_around() -> None:
 
 def test_sessions_regions_and_calls_with_shared_memory_carry_the_token() -> None:
     seen: dict[str, set[Any]] = defaultdict(set)
+    layers: dict[str, list[str]] = defaultdict(list)
 
     class Noting(FakeServer):
         def begin(self, method: str, request: Any, context: grpc.ServicerContext) -> None:
             seen[method].add(tuple(value for key, value in context.invocation_metadata() if key == "authorization"))
+            layers[method] += [value for key, value in context.invocation_metadata() if key == "normd-layer"]
             super().begin(method, request, context)
 
     fake = Noting()
@@ -199,6 +244,7 @@ def test_sessions_regions_and_calls_with_shared_memory_carry_the_token() -> None
         client.infer("a", np.ones((1 << 16, 2)))
     assert {"OpenSession", "RegisterRegion", "Infer"} <= set(seen)
     assert set.union(*seen.values()) == {(f"Bearer {TOKEN}",)}
+    assert layers["Infer"] == ["a"] and not layers["RegisterRegion"]
 
 
 def test_without_the_right_token_nothing_is_tried_again() -> None:

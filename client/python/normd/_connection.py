@@ -9,7 +9,7 @@ from typing import Any, Callable, Optional, TypeVar
 import grpc  # type: ignore[import]
 from google.protobuf.message import DecodeError
 
-from normd import _trace
+from normd import _metadata
 from normd._retry import Attempts
 from normd._security import Security
 from normd.errors import CancelledError, Code, Error, error_for
@@ -54,10 +54,12 @@ class Connection:
 
         return start
 
-    def call(self, method: Callable[..., Any], request: Any, timeout: float) -> Any:
-        """Sends `request`; see run()."""
+    def call(self, method: Callable[..., Any], request: Any, timeout: float, fields: Any = None) -> Any:
+        """Sends `request`; see run(). `fields`: the message that it is the bytes of, as far as it says what it is about."""
+        metadata = _metadata.of(request if fields is None else fields)
+
         def attempt(seconds: float) -> Any:
-            return method(request, timeout=seconds, **_trace.headers())
+            return method(request, timeout=seconds, **metadata)
 
         return self.run(attempt, timeout)
 

@@ -32,4 +32,4 @@ class InBand:
             return call.value_of(self._connection.call(self._small[call.method], call.whole(), timeout), None, out)
         # All attempts send the same bytes: x and out may share memory.
         request = _wire.join(call.parts())
-        return call.value(self._connection.call(self._methods[call.method], request, timeout), out)
+        return call.value(self._connection.call(self._methods[call.method], request, timeout, call.request), out)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, Optional, TypeVar
 import grpc  # type: ignore[import]
 import numpy as np
 
-from normd import _tensors, _trace
+from normd import _metadata, _tensors
 from normd._calls import ANSWERS, Input, TensorCall
 from normd._connection import Connection
 from normd._in_band import SERVICE, InBand
@@ -124,7 +124,7 @@ class SharedMemory:
             places.append(target)
         used += [place.region for place in places]
         try:
-            answer = self._methods[call.method](request, timeout=_left(deadline), **_trace.headers())
+            answer = self._methods[call.method](request, timeout=_left(deadline), **_metadata.of(request))
         except BaseException as failure:
             if not isinstance(failure, grpc.RpcError) or failure.code() not in _ENDED:
                 for region in used:

@@ -12,7 +12,7 @@ from typing import Any, Callable, NamedTuple, Optional, TypeVar
 import grpc  # type: ignore[import]
 from google.protobuf.message import DecodeError
 
-from normd import _calls, _trace, _wire
+from normd import _calls, _metadata, _wire
 from normd._calls import TensorCall
 from normd._connection import error_of
 from normd._convert import PerChannel
@@ -141,7 +141,7 @@ class Steps:
         # Why no call is taken any more.
         self._ended: Optional[Error] = None
         try:
-            self._call = method(iter(self._requests.get, None), timeout=timeout, **_trace.headers())
+            self._call = method(iter(self._requests.get, None), timeout=timeout, **_metadata.of())
         except ValueError as closed:
             raise CancelledError(Code.CANCELLED, f"the client is closed ({closed})") from None
         self._reader = threading.Thread(target=self._read, name="normd steps", daemon=True)

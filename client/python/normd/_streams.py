@@ -15,7 +15,7 @@ import grpc  # type: ignore[import]
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from normd import _calls, _tensors, _trace, _wire
+from normd import _calls, _metadata, _tensors, _wire
 from normd._connection import error_of
 from normd._wire import Buffer
 from normd.errors import CancelledError, Code, Error
@@ -98,14 +98,14 @@ class _ChunkStream:
 
     _kind: Any
 
-    def __init__(self, method: Callable[..., Any], whole: Whole, messages: Iterator[bytes],
+    def __init__(self, method: Callable[..., Any], call: Any, whole: Whole, messages: Iterator[bytes],
                  timeout: Optional[float]) -> None:
         self._whole = whole
         self._failure: Optional[BaseException] = None
         self._started = threading.Event()
         self._ended = threading.Event()
         try:
-            self._call = method(self._guarded(messages), timeout=timeout, **_trace.headers())
+            self._call = method(self._guarded(messages), timeout=timeout, **_metadata.of(call))
         except ValueError as closed:
             raise CancelledError(Code.CANCELLED, f"the client is closed ({closed})") from None
         self._started.set()
@@ -184,7 +184,7 @@ class InferStream(_ChunkStream):
         self.version = 0
         self.content_hash = ""
         self._opened = False
-        super().__init__(method, whole, messages(call, whole, chunks, answered=True), timeout)
+        super().__init__(method, call, whole, messages(call, whole, chunks, answered=True), timeout)
 
     def __next__(self) -> FloatArray:
         first: Buffer = b""
@@ -213,7 +213,7 @@ class TrainStepStream(_ChunkStream):
                  timeout: Optional[float]) -> None:
         # The second pass waits for the step, or for the end of the stream.
         self._go_on = threading.Event()
-        super().__init__(method, whole, self._both_passes(call, whole, source), timeout)
+        super().__init__(method, call, whole, self._both_passes(call, whole, source), timeout)
         if not self._call.add_callback(self._go_on.set):
             self._go_on.set()
         try:

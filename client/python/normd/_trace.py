@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Iterator
+from typing import Iterator
 
 _HEADER = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[0-9a-f-]*)?")
 _traceparent: ContextVar[str] = ContextVar("normd_traceparent", default="")
@@ -31,7 +31,7 @@ def trace_context(traceparent: str) -> Iterator[None]:
         _traceparent.reset(token)
 
 
-def headers() -> dict[str, Any]:
-    """The keyword arguments of a gRPC call that carry the trace; none without one."""
+def headers() -> tuple[tuple[str, str], ...]:
+    """The metadata of a call that carry the trace; none without one."""
     traceparent = _traceparent.get()
-    return {"metadata": (("traceparent", traceparent),)} if traceparent else {}
+    return (("traceparent", traceparent),) if traceparent else ()

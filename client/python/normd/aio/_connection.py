@@ -10,7 +10,7 @@ from typing import Any, Awaitable, Callable, Optional, TypeVar
 import grpc  # type: ignore[import]
 import grpc.aio  # type: ignore[import]
 
-from normd import _trace
+from normd import _metadata
 from normd._connection import check_timeout, error_of, open_channel
 from normd._retry import Attempts
 from normd._security import Security
@@ -48,17 +48,18 @@ class Connection:
             call.cancel()
         await self.channel.close()
 
-    async def call(self, method: Callable[..., Any], request: Any, timeout: float) -> Any:
-        """Sends `request`, again while Attempts says so.
+    async def call(self, method: Callable[..., Any], request: Any, timeout: float, fields: Any = None) -> Any:
+        """Sends `request`, again while Attempts says so. `fields`: as of the other Connection.
 
         Raises:
             Error: what the last attempt met, or that there was none that the time allowed.
             asyncio.CancelledError: the task was cancelled, and with it the call.
         """
         attempts = Attempts(self.retry, timeout, self._clock)
+        metadata = _metadata.of(request if fields is None else fields)
         while True:
             try:
-                return await method(request, timeout=attempts.seconds_left, **_trace.headers())
+                return await method(request, timeout=attempts.seconds_left, **metadata)
             except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as failure:
                 error = self.error_of(failure, attempts.number)
             await self._sleep(attempts.pause_after(error))
@@ -130,5 +131,6 @@ class Caller:
     _connection: Connection
     _timeout: float
 
-    async def _call(self, method: Callable[..., Any], request: Any, timeout: Optional[float]) -> Any:
-        return await self._connection.call(method, request, check_timeout(timeout, self._timeout))
+    async def _call(self, method: Callable[..., Any], request: Any, timeout: Optional[float],
+                    fields: Any = None) -> Any:
+        return await self._connection.call(method, request, check_timeout(timeout, self._timeout), fields)

@@ -9,7 +9,7 @@ import grpc  # type: ignore[import]
 import grpc.aio  # type: ignore[import]
 from google.protobuf.message import DecodeError
 
-from normd import _calls, _steps, _trace, _wire
+from normd import _calls, _metadata, _steps, _wire
 from normd._calls import TensorCall
 from normd._convert import PerChannel
 from normd.aio._connection import Connection
@@ -36,7 +36,7 @@ class Steps:
         self._changed = asyncio.Condition()
         # Why no call is taken any more.
         self._ended: Optional[Error] = None
-        self._call = connection.start(method, self._messages(), timeout=timeout, **_trace.headers())
+        self._call = connection.start(method, self._messages(), timeout=timeout, **_metadata.of())
         self._reader = asyncio.create_task(self._read(), name="normd steps")
 
     async def train_step(self, layer: str, x: FloatArray, *, layout: Layout = "channels_first",

@@ -14,7 +14,7 @@ import grpc  # type: ignore[import]
 import grpc.aio  # type: ignore[import]
 from google.protobuf.message import DecodeError
 
-from normd import _calls, _streams, _trace, _wire
+from normd import _calls, _metadata, _streams, _wire
 from normd._streams import Chunk, Whole
 from normd._wire import Buffer
 from normd.aio._connection import Connection
@@ -33,13 +33,13 @@ class _ChunkStream:
 
     _kind: Any
 
-    def __init__(self, connection: Connection, method: Callable[..., Any], whole: Whole,
+    def __init__(self, connection: Connection, method: Callable[..., Any], call: Any, whole: Whole,
                  passes: Callable[[], Awaitable[None]], timeout: Optional[float]) -> None:
         self._connection = connection
         self._whole = whole
         # What the iteration over the caller's chunks has raised.
         self._failure: Optional[BaseException] = None
-        self._call = connection.start(method, timeout=timeout, **_trace.headers())
+        self._call = connection.start(method, timeout=timeout, **_metadata.of(call))
         self._sender = asyncio.create_task(self._send(passes), name="normd stream")
 
     async def __aenter__(self: _Stream) -> _Stream:
@@ -153,7 +153,7 @@ class InferStream(_ChunkStream):
         self.version = 0
         self.content_hash = ""
         self._opened = False
-        super().__init__(connection, method, whole, lambda: self._pass(call, lambda: chunks, answered=True), timeout)
+        super().__init__(connection, method, call, whole, lambda: self._pass(call, lambda: chunks, answered=True), timeout)
 
     async def __anext__(self) -> FloatArray:
         first: Buffer = b""
@@ -182,7 +182,7 @@ class TrainStepStream(_ChunkStream):
         self._first: Buffer = b""
         # The second pass waits for the step.
         self._go_on = asyncio.Event()
-        super().__init__(connection, method, whole, lambda: self._both_passes(call, source), timeout)
+        super().__init__(connection, method, call, whole, lambda: self._both_passes(call, source), timeout)
 
     async def _step(self) -> None:
         """Waits for the step; nobody has the stream before."""

@@ -177,4 +177,4 @@ class Client(LayerCalls, SnapshotCalls):
             call.check_out(out)
         # All attempts send the same bytes: x and out may share memory.
         request = _wire.join(call.parts())
-        return call.value(await self._call(self._methods[call.method], request, timeout), out)
+        return call.value(await self._call(self._methods[call.method], request, timeout, call.request), out)
