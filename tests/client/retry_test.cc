@@ -70,6 +70,27 @@ TEST_F(RetryTest, RepeatsWithTheSameRequestIdAndGrowingPauses) {
   EXPECT_THAT(runtime_->sleeps(), ElementsAre(absl::Milliseconds(25), absl::Milliseconds(50), absl::Milliseconds(100)));
 }
 
+// A call that comes while gRPC's server stops is CANCELLED by it, which nobody here has done.
+TEST_F(RetryTest, AStoppingServerIsTriedAgain) {
+  server_.train_step = [this](grpc::ServerContext*, const v1::TrainStepRequest&,
+                              v1::TrainStepResponse* response) -> grpc::Status {
+    if (calls_++ < 2) return {grpc::StatusCode::CANCELLED, "CANCELLED"};
+    response->set_version(7);
+    return grpc::Status::OK;
+  };
+  const auto client = MakeClient();
+  EXPECT_EQ(client->TrainStep("a", X())->version, 7);
+  EXPECT_THAT(SentIds(), ElementsAre("id-1", "id-1", "id-1"));
+
+  calls_ = 0;
+  ClientOptions once;
+  once.retry.max_attempts = 1;
+  const auto impatient = MakeClient(once);
+  const absl::Status status = impatient->TrainStep("a", X()).status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("the server is stopping"));
+}
+
 TEST_F(RetryTest, AMergeIsRepeatedAsItWas) {
   server_.merge_moments = [this](grpc::ServerContext*, const v1::MergeMomentsRequest&,
                                  v1::MergeMomentsResponse* response) -> grpc::Status {

@@ -131,7 +131,9 @@ bool Connection::SetTimeLeft(absl::Duration left, grpc::ClientContext* context) 
 
 absl::Status Connection::Failure(const grpc::Status& status, const Attempts& attempts,
                                  absl::string_view request_id) const {
-  return ToAbslStatus(status, {target_, attempts.count(), attempts.timeout(), request_id});
+  const grpc::Status said =
+      IsOfStoppingServer(status) ? grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server is stopping") : status;
+  return ToAbslStatus(said, {target_, attempts.count(), attempts.timeout(), request_id});
 }
 
 void Connection::AddPending() {

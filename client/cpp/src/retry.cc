@@ -26,7 +26,7 @@ std::optional<absl::Duration> Attempts::PauseAfter(const grpc::Status& status) {
   if (const std::optional<absl::Duration> asked = RetryDelay(status)) {
     // No earlier than the server asks for, and not all of its clients at once.
     pause = *asked * (1 + 0.5 * runtime_->Uniform());
-  } else if (status.error_code() == grpc::StatusCode::UNAVAILABLE) {
+  } else if (status.error_code() == grpc::StatusCode::UNAVAILABLE || IsOfStoppingServer(status)) {
     pause = backoff_ * (0.5 + 0.5 * runtime_->Uniform());
     backoff_ = std::min(backoff_ * std::max(1.0, policy_.multiplier), policy_.max_backoff);
   } else {

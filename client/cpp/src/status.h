@@ -25,6 +25,12 @@ struct CallFacts {
 // become the payload "type.googleapis.com/google.rpc.Status", serialized as they came.
 absl::Status ToAbslStatus(const grpc::Status& status, const CallFacts& facts);
 
+// What gRPC's server, and not ours, answers to a call that comes while it stops. A call that its client cancels has the
+// same code and text, so this is for calls that nobody cancels: all of the SDK's but streams.
+inline bool IsOfStoppingServer(const grpc::Status& status) {
+  return status.error_code() == grpc::StatusCode::CANCELLED && status.error_message() == "CANCELLED";
+}
+
 // How long the server asks to wait before the call is tried again: the google.rpc.RetryInfo of a RESOURCE_EXHAUSTED.
 std::optional<absl::Duration> RetryDelay(const grpc::Status& status);
 
