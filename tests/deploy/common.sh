@@ -37,3 +37,15 @@ train_once() {
   "$normctl" layer create bn --num-channels 2 >/dev/null
   "$normctl" train bn "$work/x.npy" "$work/y.npy" >/dev/null
 }
+# engines NAME...: images of Redis, HAProxy and Prometheus under the names that compose files have for those of Docker Hub.
+engines() {
+  local name
+  docker image inspect engines >/dev/null 2>&1 ||
+    DOCKER_BUILDKIT=0 docker build --network host -t engines - <tests/deploy/engines.Dockerfile >"$work/engines.log" 2>&1
+  for name in "$@"; do
+    case $name in
+      prom/*) printf 'FROM engines\nENTRYPOINT ["prometheus"]\n' | DOCKER_BUILDKIT=0 docker build -q -t "$name" - >/dev/null ;;
+      *) docker tag engines "$name" ;;
+    esac
+  done
+}
