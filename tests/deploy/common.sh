@@ -2,7 +2,8 @@
 # shellcheck shell=bash
 : "${root:?run tests/deploy/run.sh, which runs this}" "${build:?}" "${work:?}" "${started:?}"
 normctl=$root/$build/client/cli/normctl
-# Podman's with --root has its own storage, which goes with the temporary folder.
+# Podman's storage goes with the temporary folder. (run.sh and kubernetes.sh use it.)
+# shellcheck disable=SC2034
 podman=(--root "$work/podman/root" --runroot "$work/podman/run" --network-config-dir "$work/podman/networks"
         --volumepath "$work/podman/volumes" --runtime runc)
 
@@ -32,11 +33,13 @@ json() { /usr/bin/python3 -c 'import json, sys; it = json.load(sys.stdin); print
 
 # steps [LAYER]: how many training steps the server at localhost:50051 has counted.
 steps() { "$normctl" layer get "${1:-bn}" --output json | json 'it["state"]["num_batches_tracked"]'; }
+
 # train_once: a layer "bn" of two channels, and one step.
 train_once() {
   "$normctl" layer create bn --num-channels 2 >/dev/null
   "$normctl" train bn "$work/x.npy" "$work/y.npy" >/dev/null
 }
+
 # engines NAME...: images of Redis, HAProxy and Prometheus under the names that compose files have for those of Docker Hub.
 engines() {
   local name
@@ -44,7 +47,7 @@ engines() {
     DOCKER_BUILDKIT=0 docker build --network host -t engines - <tests/deploy/engines.Dockerfile >"$work/engines.log" 2>&1
   for name in "$@"; do
     case $name in
-      prom/*) printf 'FROM engines\nENTRYPOINT ["prometheus"]\n' | DOCKER_BUILDKIT=0 docker build -q -t "$name" - >/dev/null ;;
+      prom/*) printf 'FROM engines\nENTRYPOINT ["prometheus"]\n' | DOCKER_BUILDKIT=0 docker build -q -t "$name" - >>"$work/engines.log" 2>&1 ;;
       *) docker tag engines "$name" ;;
     esac
   done

@@ -2,6 +2,7 @@
 # One server by compose.yaml, with Prometheus: it keeps its state, is scraped, and our alerts are loaded. Grafana, which is not
 # in Debian, does not start: tests/python/test_metrics.py checks its dashboard against the metrics. A part of run.sh.
 set -euo pipefail
+# shellcheck source=tests/deploy/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 engines prom/prometheus:v2.53.4
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # docker run as README.md says, on the image of image.sh: what it keeps, how it stops, TLS and tokens. A part of run.sh.
 set -euo pipefail
+# shellcheck source=tests/deploy/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 say "docker run, as README.md says"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the image, with what the build folder compiled, and looks into it. A part of run.sh.
 set -euo pipefail
+# shellcheck source=tests/deploy/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 say "image: what $build compiled, for the compiler in the image build"

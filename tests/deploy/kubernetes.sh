@@ -2,6 +2,7 @@
 # The Kubernetes manifests: built by kustomize, checked against the API's schemas, and the single server run by podman. What only a
 # cluster does (scheduling, rollouts, probes, policies) is not tested. A part of run.sh.
 set -euo pipefail
+# shellcheck source=tests/deploy/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 say "Kubernetes: manifests"

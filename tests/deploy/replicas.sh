@@ -3,6 +3,7 @@
 # train, and every step that was answered is counted once. HAProxy and Redis are Debian's, under the names of Docker Hub's. Grafana
 # is not in Debian: tests/python/test_metrics.py checks its dashboard against the metrics. A part of run.sh.
 set -euo pipefail
+# shellcheck source=tests/deploy/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 engines haproxy:2.6 redis:7.0
 

@@ -26,6 +26,7 @@ bridge=normd$$
 started=$SECONDS
 export root build work started
 mkdir -p build/deploy
+# shellcheck source=tests/deploy/common.sh
 . tests/deploy/common.sh
 
 stop() {
