@@ -7,7 +7,7 @@ normctl=$root/$build/client/cli/normctl
 podman=(--root "$work/podman/root" --runroot "$work/podman/run" --network-config-dir "$work/podman/networks"
         --volumepath "$work/podman/volumes" --runtime runc)
 
-say() { printf '  [%3ds] %s\n' "$((SECONDS - started))" "$*"; }
+say() { printf '  [%3ds] %s\n' "$((EPOCHSECONDS - started))" "$*"; }
 fail() {
   echo "FAILED: $*" >&2
   exit 1
@@ -31,8 +31,8 @@ free_port() {
 # json EXPRESSION: what a Python expression makes of the JSON object "it" on standard input.
 json() { /usr/bin/python3 -c 'import json, sys; it = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"; }
 
-# steps [LAYER]: how many training steps the server at localhost:50051 has counted.
-steps() { "$normctl" layer get "${1:-bn}" --output json | json 'it["state"]["num_batches_tracked"]'; }
+# steps LAYER: how many training steps the server at localhost:50051 has counted.
+steps() { "$normctl" layer get "$1" --output json | json 'it["state"]["num_batches_tracked"]'; }
 
 # train_once: a layer "bn" of two channels, and one step.
 train_once() {

@@ -32,5 +32,5 @@ say "compose: Prometheus has scraped the step and loaded every rule"
 "${compose[@]}" --profile monitoring down >>"$work/compose.log" 2>&1
 "${compose[@]}" up -d >>"$work/compose.log" 2>&1
 wait_for 30 "the server of the compose file, again" "$normctl" health
-[[ $(steps) == 1 ]] || fail "after compose down and up $(steps) steps are there, want 1"
+[[ $(steps bn) == 1 ]] || fail "after compose down and up $(steps bn) steps are there, want 1"
 "${compose[@]}" down -v >>"$work/compose.log" 2>&1

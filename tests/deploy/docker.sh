@@ -16,7 +16,7 @@ in_container() { docker exec normd /usr/local/bin/normctl --server unix:/run/nor
 # The step from the host, the answers from within.
 train_once
 in_container describe bn >"$work/describe.log"
-[[ $(steps) == 1 ]] || fail "one step was sent, $(steps) are counted"
+[[ $(steps bn) == 1 ]] || fail "one step was sent, $(steps bn) are counted"
 docker exec normd /usr/local/bin/normctl --server unix:/run/normd/normd.sock backup /usr/x.db >/dev/null 2>&1 &&
   fail "the root file system can be written to"
 
@@ -24,7 +24,7 @@ say "kill -9, and stop"
 docker kill --signal KILL normd >/dev/null
 docker start normd >/dev/null
 wait_for 30 "the server after a kill" in_container health
-[[ $(steps) == 1 ]] || fail "after a kill $(steps) steps are there, want 1"
+[[ $(steps bn) == 1 ]] || fail "after a kill $(steps bn) steps are there, want 1"
 from=$(date +%s%N)
 docker stop --time 20 normd >/dev/null
 [[ $(docker inspect --format '{{.State.ExitCode}}' normd) == 0 ]] || fail "SIGTERM did not end it with 0"
@@ -32,7 +32,7 @@ say "stopped after $((($(date +%s%N) - from) / 1000000)) ms"
 docker rm -v normd >/dev/null
 bash -c "$line" >/dev/null
 wait_for 30 "a new container" in_container health
-[[ $(steps) == 1 ]] || fail "a new container on the same volume has $(steps) steps, want 1"
+[[ $(steps bn) == 1 ]] || fail "a new container on the same volume has $(steps bn) steps, want 1"
 docker rm -f normd >/dev/null
 
 say "docker run with TLS and tokens"

@@ -66,5 +66,5 @@ play --down "$work/single.yaml"
 awk 'BEGIN { RS = ORS = "---\n" } !/kind: PersistentVolumeClaim/' "$work/single.yaml" >"$work/again.yaml"
 play "$work/again.yaml"
 wait_for 30 "the pod, again" "$normctl" health
-[[ $(steps) == 1 ]] || fail "after play kube --down and again $(steps) steps are there, want 1"
+[[ $(steps bn) == 1 ]] || fail "after play kube --down and again $(steps bn) steps are there, want 1"
 play --down "$work/again.yaml"

@@ -23,7 +23,7 @@ for part in "${parts[@]}"; do
 done
 work=$(mktemp -d /tmp/normd-deploy.XXXXXX)
 bridge=normd$$
-started=$SECONDS
+started=$EPOCHSECONDS
 export root build work started
 mkdir -p build/deploy
 # shellcheck source=tests/deploy/common.sh
