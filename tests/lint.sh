@@ -17,7 +17,7 @@ clang-format-14 --dry-run --Werror "${sources[@]}"
 echo "clang-format: ${#sources[@]} files clean"
 
 mapfile -t scripts < <(git ls-files -co --exclude-standard '*.sh' '.ci/run')
-shellcheck "${scripts[@]}"
+shellcheck -x "${scripts[@]}"
 echo "shellcheck: ${#scripts[@]} files clean"
 
 buf=$(tests/buf.sh)

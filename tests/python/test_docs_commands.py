@@ -57,7 +57,12 @@ ELSEWHERE = {
     ("docs/operations.md", "docker run -d --name normd -p 127.0.0.1:50051:50051 -v normd-state:/var/lib/normd --read-only "
                            "--cap-drop ALL normd:local"): DEPLOY,
     ("docs/operations.md", "docker exec normd /usr/local/bin/normctl layer list"): DEPLOY,
+    ("docs/operations.md", "docker-compose -f deploy/docker/compose.replicas.yaml up --build --detach"): DEPLOY,
+    ("docs/operations.md", "docker-compose -f deploy/docker/compose.replicas.yaml restart replica1"): DEPLOY,
     ("docs/operations.md", "kubectl apply --kustomize deploy/kubernetes/single"): CLUSTER,
+    ("docs/operations.md", "kubectl create secret generic normd-store --from-literal=password=\"$(openssl rand -hex 16)\""):
+        CLUSTER,
+    ("docs/operations.md", "kubectl apply --kustomize deploy/kubernetes/replicas"): CLUSTER,
     ("docs/operations.md", "kubectl port-forward service/normd 50051 &"): CLUSTER,
     ("docs/operations.md", "docker run --ipc shareable --shm-size 4g --name normd ... normd --shared-memory"): NOTATION,
     ("docs/operations.md", "docker run --ipc container:normd --user 65532 ... client"): NOTATION,
