@@ -57,7 +57,7 @@ std::string Headline(absl::string_view server, const ServerStatistics& now, cons
   absl::StrAppend(&out, "store    ", RateText(rate.commits_per_second), " commits/s of ",
                   absl::StrFormat("%.1f", rate.updates_per_commit), " updates, p50 ",
                   SecondsText(rate.commit_p50_seconds), ", p99 ", SecondsText(rate.commit_p99_seconds), ", ",
-                  Counted(now.store.errors, "error"), "\n");
+                  Counted(now.store.errors, "error"), ", ", Counted(now.store.conflicts, "conflict"), "\n");
   absl::StrAppend(&out, "layers   ", now.num_layers, "; ", Counted(now.folds, "step"), ", ", now.rejected_batches,
                   " rejected, ", Counted(now.replays, "replay"), "\n");
   return out;

@@ -102,6 +102,7 @@ Json TopJson(absl::string_view server, const ServerStatistics& before, const Ser
            {{"transactions", now.store.transactions},
             {"updates", now.store.updates},
             {"errors", now.store.errors},
+            {"conflicts", now.store.conflicts},
             {"commit_duration", DurationJson(now.store.commit_duration)}}},
           {"shared_memory",
            {{"sessions", now.shared_memory.sessions},

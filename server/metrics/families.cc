@@ -135,6 +135,7 @@ void AddState(const v1::ServerStatistics& statistics, Families* out) {
   out->Counter("normd_store_transactions_total", "Transactions that succeeded.", store.transactions());
   out->Counter("normd_store_updates_total", "Updates in them.", store.updates());
   out->Counter("normd_store_errors_total", "Transactions that failed.", store.errors());
+  out->Counter("normd_store_conflicts_total", "Transactions that another server forestalled.", store.conflicts());
 
   out->Gauge("normd_layers", "Layers there are.", statistics.num_layers());
   out->Gauge("normd_layers_without_metrics", "Layers beyond --metrics-max-layers.",

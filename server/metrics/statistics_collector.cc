@@ -69,6 +69,7 @@ v1::ServerStatistics StatisticsCollector::Collect(int max_layers) const {
   store->set_transactions(commits.transactions);
   store->set_updates(commits.updates);
   store->set_errors(commits.errors);
+  store->set_conflicts(commits.conflicts);
   Fill(commits.duration, store->mutable_commit_duration());
 
   v1::SharedMemoryStatistics* const shared_memory = out.mutable_shared_memory();

@@ -281,7 +281,7 @@ absl::Status Committer::Write(absl::Span<const store::Update> updates) {
     ++statistics_.transactions;
     statistics_.updates += static_cast<int64_t>(updates.size());
   } else {
-    ++statistics_.errors;
+    ++(store::IsConflict(status) ? statistics_.conflicts : statistics_.errors);
   }
   return status;
 }

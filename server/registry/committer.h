@@ -91,6 +91,8 @@ struct CommitStatistics {
   int64_t updates = 0;
   // Those that failed.
   int64_t errors = 0;
+  // Those that another server forestalled.
+  int64_t conflicts = 0;
   // Of all.
   base::DurationHistogram duration;
 };

@@ -15,6 +15,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "normd/v1/admin_service.grpc.pb.h"
 #include "normd/v1/snapshot_service.grpc.pb.h"
 #include "tests/integration/test_server.h"
 #include "tests/server/store/redis_server.h"
@@ -171,6 +172,17 @@ TEST_F(ReplicasTest, TrainersOfOneLayerAtThreeServersAreCountedOnce) {
   // And one that was there learns it with its next change.
   acknowledged.Add(5, Train(server(2), StepOf("shared", {5})));
   acknowledged.ExpectCounted(server(2).Get("shared"));
+  // They got in each other's way, which is no failure of the store.
+  int64_t conflicts = 0;
+  for (std::size_t i = 0; i < servers_.size(); ++i) {
+    v1::GetStatisticsResponse response;
+    const auto admin = v1::AdminService::NewStub(server(i).channel());
+    ASSERT_THAT(Call(*admin, &v1::AdminService::Stub::GetStatistics, v1::GetStatisticsRequest(), &response),
+                GrpcIsOk());
+    conflicts += response.statistics().store().conflicts();
+    EXPECT_EQ(response.statistics().store().errors(), 0);
+  }
+  EXPECT_GT(conflicts, 0);
 }
 
 TEST_F(ReplicasTest, ARetryAtAnotherServerIsAnsweredWithTheFirstOutcome) {

@@ -74,6 +74,7 @@ ServerStatistics FromProto(const v1::ServerStatistics& proto) {
   out.store = {.transactions = store.transactions(),
                .updates = store.updates(),
                .errors = store.errors(),
+               .conflicts = store.conflicts(),
                .commit_duration = FromProto(store.commit_duration())};
   const v1::SharedMemoryStatistics& shared_memory = proto.shared_memory();
   out.shared_memory = {.sessions = shared_memory.sessions(),

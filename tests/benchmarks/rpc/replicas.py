@@ -24,11 +24,14 @@ LAYERS = [f"bench.bn{i}" for i in range(6)]
 
 
 def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket()) for _ in range(count)]
+    sockets = [socket() for _ in range(count)]
+    try:
         for free in sockets:
             free.bind(("127.0.0.1", 0))
         return [free.getsockname()[1] for free in sockets]
+    finally:
+        for free in sockets:
+            free.close()
 
 
 class Deployment:
@@ -66,7 +69,7 @@ class Deployment:
         """Of clients, each with its address and its layer, that train at the same time."""
         loads = []
         for address, layer in clients:
-            command = [self._normctl, "--server", address, "--output", "json", "bench", "--shape", SHAPE, "--layer", layer,
+            command = [str(self._normctl), "--server", address, "--output", "json", "bench", "--shape", SHAPE, "--layer", layer,
                        "--train-fraction", "1", "--concurrency", "2", "--warmup", "500ms", "--duration", "2s", "--windows", "1"]
             loads.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
         outputs = [load.communicate()[0] for load in loads]
@@ -80,7 +83,7 @@ class Deployment:
 
     def writes(self) -> tuple[int, int]:
         """Of all replicas: those that Redis took, and those it refused, since another replica had been faster."""
-        totals = {"transactions": 0, "errors": 0}
+        totals = {"transactions": 0, "conflicts": 0}
         for port in self._metrics:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
                 text = response.read().decode()
@@ -89,7 +92,7 @@ class Deployment:
                 if found is None:
                     raise BenchmarkError(f"no normd_store_{name}_total at port {port}")
                 totals[name] += int(found.group(1))
-        return totals["transactions"], totals["errors"]
+        return totals["transactions"], totals["conflicts"]
 
     def _configuration(self, port: int, metrics: int) -> str:
         text = (REPOSITORY / "deploy/docker/haproxy.cfg").read_text()
@@ -139,8 +142,8 @@ def measure_replicas(build: Path, logs: Path, folder: Path) -> str:
                 spread = [(deployment.replicas[i % count], layer) for i, layer in enumerate(LAYERS)]
                 through = [(deployment.proxy, layer) for layer in LAYERS]
                 cases = [(direct, spread), (proxied, through)]
-                for rates, clients in cases[:: 1 if number % 2 == 0 else -1]:
-                    rates.setdefault(count, []).append(deployment.steps_per_second(clients))
+                for by_count, clients in cases[:: 1 if number % 2 == 0 else -1]:
+                    by_count.setdefault(count, []).append(deployment.steps_per_second(clients))
                 if count != 2:
                     continue
                 first, second = deployment.replicas
@@ -162,7 +165,7 @@ def measure_replicas(build: Path, logs: Path, folder: Path) -> str:
                      f"{cell([one / base for one, base in zip(proxied[count], rates)])} |")
     lines += ["", "| One layer, four clients with two calls each | 1/s | ratio to one replica | writes that Redis refused, per one "
                   "that it took |", "|---|---|---|---|"]
-    for name, rates in ones.items():
-        lines.append(f"| {name} | {statistics.median(rates):.0f} | "
-                     f"{cell([one / base for one, base in zip(rates, ones['one replica'])])} | {cell(refused[name])} |")
+    for name, per_second in ones.items():
+        lines.append(f"| {name} | {statistics.median(per_second):.0f} | "
+                     f"{cell([one / base for one, base in zip(per_second, ones['one replica'])])} | {cell(refused[name])} |")
     return "\n".join([*lines, ""])

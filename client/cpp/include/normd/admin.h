@@ -65,6 +65,7 @@ struct StoreStatistics {
   int64_t transactions = 0;              // That succeeded.
   int64_t updates = 0;                   // In those.
   int64_t errors = 0;                    // Transactions that failed; none of their changes has happened.
+  int64_t conflicts = 0;                 // Those that another server forestalled; they are made again.
   DurationDistribution commit_duration;  // Of all transactions.
 };
 
