@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from socket import socket as Socket
 from typing import Iterator, NamedTuple
@@ -71,22 +71,34 @@ def running(folder: Path, *flags: str, end: signal.Signals = signal.SIGTERM) -> 
     assert process.wait(timeout=30) == want, f"the server ended badly: {log.read_text()[-4000:]}"
 
 
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(Socket()) for _ in range(count)]
+        for free in sockets:
+            free.bind(("127.0.0.1", 0))
+        return [free.getsockname()[1] for free in sockets]
+
+
+def await_port(port: int, process: subprocess.Popen[str], log: Path, seconds: float = 30) -> None:
+    """Until `process`, which logs into `log`, listens there."""
+    deadline = time.monotonic() + seconds
+    while True:
+        with Socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
+        time.sleep(0.02)
+
+
 @contextmanager
 def redis(folder: Path) -> Iterator[str]:
     """The location of a store in a Redis of its own, which goes on when a server is killed."""
-    with Socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port, = free_ports(1)
     with (folder / "redis.log").open("w") as log:
         process = subprocess.Popen(["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder],
-                                   stdout=log, stderr=log)
+                                   stdout=log, stderr=log, text=True)
     try:
-        for _ in range(200):
-            with Socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert process.poll() is None, (folder / "redis.log").read_text()
-            time.sleep(0.02)
+        await_port(port, process, folder / "redis.log", seconds=4)
         # A server that was killed holds up the next one for no longer than its lease.
         yield f"redis://127.0.0.1:{port}?lease-ms=300"
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import threading
 import time
 from pathlib import Path
 
@@ -14,13 +13,12 @@ import pytest
 
 import normd
 from conftest import normd_binary, running
+from trainers import Trainers
 
 CLIENTS = 16
 RESTARTS = 3
 # Far below --drain-timeout (10 s), and below the 5 s after which an idle client of Python's gRPC looks at its connection.
 BOUND_S = 3.0
-# As many attempts as a restart takes.
-RETRY = normd.RetryPolicy(max_attempts=1000, max_backoff=0.1)
 
 
 class Started:
@@ -56,51 +54,13 @@ def test_an_idle_client_does_not_hold_up_the_stop(tmp_path: Path, transport: str
         assert server.stop() < BOUND_S
 
 
-class Trainers:
-    """Clients of their own connections that train one layer until they are told to stop; nothing may fail."""
-
-    def __init__(self, target: str) -> None:
-        self._stop = threading.Event()
-        self._changed = threading.Condition()
-        self._target = target
-        self._threads = [threading.Thread(target=self._run) for _ in range(CLIENTS)]
-        self.steps = 0
-        self.failures: list[BaseException] = []
-        for thread in self._threads:
-            thread.start()
-
-    def _run(self) -> None:
-        try:
-            with normd.Client(self._target, timeout=60, retry=RETRY) as client:
-                while not self._stop.is_set():
-                    client.train_step("bn", np.ones((8, 4), np.float32))
-                    with self._changed:
-                        self.steps += 1
-                        self._changed.notify_all()
-        except BaseException as failure:
-            with self._changed:
-                self.failures.append(failure)
-                self._changed.notify_all()
-
-    def await_more_steps(self, count: int) -> None:
-        with self._changed:
-            want = self.steps + count
-            assert self._changed.wait_for(lambda: self.steps >= want or bool(self.failures), timeout=60)
-            assert not self.failures, self.failures
-
-    def finish(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-
 def test_restarts_under_load_fail_and_lose_nothing(tmp_path: Path) -> None:
     flags = ["--store", f"sqlite:{tmp_path / 'normd.db'}", "--unix-socket", f"{tmp_path / 'socket'}"]
     target = f"unix:{tmp_path / 'socket'}"
     server = Started(tmp_path, *flags, "--listen", "127.0.0.1:0")
     with normd.Client(target) as client:
         client.create_layer("bn", 4)
-    trainers = Trainers(target)
+    trainers = Trainers(target, CLIENTS, lambda client, _: client.train_step("bn", np.ones((8, 4), np.float32)))
     stops = []
     try:
         for _ in range(RESTARTS):
@@ -109,9 +69,10 @@ def test_restarts_under_load_fail_and_lose_nothing(tmp_path: Path) -> None:
             server = Started(tmp_path, *flags, "--listen", "127.0.0.1:0")
         trainers.await_more_steps(10 * CLIENTS)
     finally:
-        trainers.finish()
-        stops.append(server.stop())
-    assert trainers.failures == []
+        try:
+            trainers.finish()
+        finally:
+            stops.append(server.stop())
     assert max(stops) < BOUND_S, stops
     with running(tmp_path, "--store", flags[1]) as again, normd.Client(again.unix) as client:
         state = client.get_layer("bn").state

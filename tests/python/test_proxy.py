@@ -5,45 +5,24 @@ from __future__ import annotations
 import re
 import signal
 import subprocess
-import threading
 import time
 import urllib.request
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from socket import socket as Socket
-from typing import Callable, Iterator
+from typing import Iterator
 
 import numpy as np
 import pytest
 
 import normd
-from conftest import REPOSITORY, normd_binary
+from conftest import REPOSITORY, await_port, free_ports, normd_binary
+from trainers import RETRY, Trainers
 
 REPLICAS = 3
 CLIENTS = 8
 LAYERS = 6
-# As many attempts as it takes.
-RETRY = normd.RetryPolicy(max_attempts=1000, max_backoff=0.1)
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(Socket()) for _ in range(count)]
-        for free in sockets:
-            free.bind(("127.0.0.1", 0))
-        return [free.getsockname()[1] for free in sockets]
-
-
-def wait_until(what: Callable[[], bool], process: subprocess.Popen[str], log: Path) -> None:
-    deadline = time.monotonic() + 30
-    while not what():
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-4000:]
-        time.sleep(0.02)
-
-
-def answers(port: int) -> bool:
-    with Socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+# For the next thing to happen: every client has got through several times.
+SOME_STEPS = 10 * CLIENTS
 
 
 class Program:
@@ -57,7 +36,7 @@ class Program:
     def start(self) -> None:
         with self._log.open("a") as log:
             self.process = subprocess.Popen(self._command, stdout=log, stderr=log, text=True)
-        wait_until(lambda: answers(self.port), self.process, self._log)
+        await_port(self.port, self.process, self._log)
 
     def end(self, by: signal.Signals = signal.SIGKILL) -> None:
         self.process.send_signal(by)
@@ -135,65 +114,28 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
         yield Deployment(tmp_path_factory.mktemp("deployment"), stack)
 
 
-class Trainers:
-    """Clients that train all layers through the proxy until they are told to stop; none of their calls may fail."""
-
-    def __init__(self, target: str, layers: list[str]) -> None:
-        self._target = target
-        self._layers = layers
-        self._stop = threading.Event()
-        self._changed = threading.Condition()
-        self.values: dict[str, list[float]] = {layer: [] for layer in layers}
-        self._steps = 0
-        self._failures: list[BaseException] = []
-        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(CLIENTS)]
-        for thread in self._threads:
-            thread.start()
-
-    def _run(self, number: int) -> None:
-        try:
-            with normd.Client(self._target, timeout=60, retry=RETRY) as client:
-                while not self._stop.is_set():
-                    number += 1
-                    layer, value = self._layers[number % len(self._layers)], float(number % 11)
-                    client.train_step(layer, np.array([[value]]))
-                    with self._changed:
-                        self.values[layer].append(value)
-                        self._steps += 1
-                        self._changed.notify_all()
-        except BaseException as failure:
-            with self._changed:
-                self._failures.append(failure)
-                self._changed.notify_all()
-
-    def await_more_steps(self, count: int = 10 * CLIENTS) -> None:
-        with self._changed:
-            want = self._steps + count
-            assert self._changed.wait_for(lambda: self._steps >= want or bool(self._failures), timeout=60)
-            assert not self._failures, self._failures
-
-    def finish(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-        assert not self._failures, self._failures
-
-
 @contextmanager
 def training(deployment: Deployment, name: str) -> Iterator[Trainers]:
     """At the end every acknowledged step of layers with such names has been counted once, and no other."""
     layers = [f"{name}{i}" for i in range(LAYERS)]
+    answered: dict[str, list[float]] = {layer: [] for layer in layers}
+
+    def step(client: normd.Client, number: int) -> None:
+        layer, value = layers[number % LAYERS], float(number % 11)
+        client.train_step(layer, np.array([[value]]))
+        answered[layer].append(value)
+
     with normd.Client(deployment.target, timeout=60, retry=RETRY) as client:
         for layer in layers:
             client.create_layer(layer, 1, preset="standard_scaler")
-        trainers = Trainers(deployment.target, layers)
+        trainers = Trainers(deployment.target, CLIENTS, step)
         try:
-            trainers.await_more_steps()
+            trainers.await_more_steps(SOME_STEPS)
             yield trainers
-            trainers.await_more_steps()
+            trainers.await_more_steps(SOME_STEPS)
         finally:
             trainers.finish()
-        for layer, values in trainers.values.items():
+        for layer, values in answered.items():
             state = client.get_layer(layer).state
             assert state is not None
             assert state.num_batches_tracked == state.sample_count[0] == len(values)
@@ -231,21 +173,21 @@ def test_a_rolling_restart_fails_no_call(deployment: Deployment) -> None:
     with training(deployment, "rolling") as trainers:
         for replica in deployment.replicas:
             replica.end(signal.SIGTERM)
-            trainers.await_more_steps()
+            trainers.await_more_steps(SOME_STEPS)
             replica.start()
-            trainers.await_more_steps()
+            trainers.await_more_steps(SOME_STEPS)
 
 
 def test_kills_of_replicas_proxy_and_master_lose_nothing_and_repeat_nothing(deployment: Deployment) -> None:
     with training(deployment, "kills") as trainers:
         for replica in deployment.replicas:
             replica.end()
-            trainers.await_more_steps()
+            trainers.await_more_steps(SOME_STEPS)
             replica.start()
-            trainers.await_more_steps()
+            trainers.await_more_steps(SOME_STEPS)
         deployment.proxy.end()
         deployment.proxy.start()
-        trainers.await_more_steps()
+        trainers.await_more_steps(SOME_STEPS)
         deployment.master.end()
         began = time.monotonic()
         trainers.await_more_steps(CLIENTS)
