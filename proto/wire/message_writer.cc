@@ -8,14 +8,8 @@
 namespace normd::wire {
 namespace {
 
-constexpr std::uint32_t kBytesType = 2;
 // Up to here a copy costs less than another slice does on its way through gRPC.
 constexpr std::size_t kMaxCopiedBytes = 16384;
-
-void AppendHeader(std::uint32_t number, std::size_t length, std::string* out) {
-  AppendVarint(number << 3 | kBytesType, out);
-  AppendVarint(length, out);
-}
 
 }  // namespace
 
@@ -40,7 +34,7 @@ void MessageWriter::AppendFields(const google::protobuf::MessageLite& message) {
 void MessageWriter::AppendMessage(std::uint32_t number, const google::protobuf::MessageLite& message) {
   std::string* tail = Tail();
   const std::size_t before = tail->size();
-  AppendHeader(number, message.ByteSizeLong(), tail);
+  AppendLengthDelimitedHeader(number, message.ByteSizeLong(), tail);
   message.AppendToString(tail);
   size_ += tail->size() - before;
 }
@@ -48,7 +42,7 @@ void MessageWriter::AppendMessage(std::uint32_t number, const google::protobuf::
 void MessageWriter::AppendBytes(std::uint32_t number, grpc::Slice payload) {
   std::string* tail = Tail();
   const std::size_t before = tail->size();
-  AppendHeader(number, payload.size(), tail);
+  AppendLengthDelimitedHeader(number, payload.size(), tail);
   size_ += tail->size() - before;
   AddPayload(std::move(payload));
 }
@@ -56,10 +50,10 @@ void MessageWriter::AppendBytes(std::uint32_t number, grpc::Slice payload) {
 void MessageWriter::AppendPayload(std::uint32_t number, const google::protobuf::MessageLite& message,
                                   std::uint32_t payload_number, grpc::Slice payload) {
   std::string inside = message.SerializeAsString();
-  AppendHeader(payload_number, payload.size(), &inside);
+  AppendLengthDelimitedHeader(payload_number, payload.size(), &inside);
   std::string* tail = Tail();
   const std::size_t before = tail->size();
-  AppendHeader(number, inside.size() + payload.size(), tail);
+  AppendLengthDelimitedHeader(number, inside.size() + payload.size(), tail);
   tail->append(inside);
   size_ += tail->size() - before;
   AddPayload(std::move(payload));
@@ -67,7 +61,7 @@ void MessageWriter::AppendPayload(std::uint32_t number, const google::protobuf::
 
 void MessageWriter::WrapIn(std::uint32_t number, const google::protobuf::MessageLite& outer) {
   std::string front = outer.SerializeAsString();
-  AppendHeader(number, size_, &front);
+  AppendLengthDelimitedHeader(number, size_, &front);
   size_ += front.size();
   if (parts_.empty()) parts_.emplace_back();
   parts_.front().bytes.insert(0, front);

@@ -8,8 +8,6 @@
 namespace normd::wire {
 namespace {
 
-constexpr std::uint32_t kBytesType = 2;
-
 class Splitter {
  public:
   Splitter(const MessageSlices& slices, absl::Span<Payload> payloads)
@@ -41,8 +39,7 @@ class Splitter {
       } else {
         std::string inside;
         if (!Split(cursor_.position() + length, field->inside, &inside)) return false;
-        AppendVarint(field->number << 3 | kBytesType, rest);
-        AppendVarint(inside.size(), rest);
+        AppendLengthDelimitedHeader(field->number, inside.size(), rest);
         rest->append(inside);
       }
       kept = cursor_.position();
@@ -53,7 +50,7 @@ class Splitter {
 
  private:
   static const PayloadField* Find(absl::Span<const PayloadField> schema, std::uint32_t tag) {
-    if ((tag & 7) != kBytesType) return nullptr;
+    if ((tag & 7) != kLengthDelimited) return nullptr;
     for (const PayloadField& field : schema) {
       if (field.number == tag >> 3) return &field;
     }

@@ -16,6 +16,15 @@ inline void AppendVarint(std::uint64_t value, std::string* out) {
   out->push_back(static_cast<char>(value));
 }
 
+// The wire type of what has a length: bytes, strings and messages.
+inline constexpr std::uint32_t kLengthDelimited = 2;
+
+// What stands before the value of field `number` that is `length` bytes long.
+inline void AppendLengthDelimitedHeader(std::uint32_t number, std::size_t length, std::string* out) {
+  AppendVarint(number << 3 | kLengthDelimited, out);
+  AppendVarint(length, out);
+}
+
 }  // namespace normd::wire
 
 #endif  // NORMD_PROTO_WIRE_VARINT_H_
