@@ -73,7 +73,7 @@ grpc::ByteBuffer MessageWriter::Finish() {
     grpc::Slice whole(size_);
     char* out = reinterpret_cast<char*>(const_cast<std::uint8_t*>(whole.begin()));
     for (const Part& part : parts_) {
-      std::memcpy(out, part.bytes.data(), part.bytes.size());
+      part.bytes.copy(out, part.bytes.size());
       out += part.bytes.size();
       if (part.payload.size() == 0) continue;
       std::memcpy(out, part.payload.begin(), part.payload.size());
