@@ -1,5 +1,8 @@
 #include "server/kernels/parallel.h"
 
+#include <algorithm>
+#include <atomic>
+
 #ifdef _OPENMP
 #include <omp.h>
 #include <sched.h>
@@ -39,6 +42,40 @@ void RunTeam([[maybe_unused]] int threads, void (*body)(void* context, int rank,
   }
 #endif
   body(context, 0, 1);
+}
+
+Deal::Deal(int64_t count, int threads, int64_t least)
+    : count_(count), threads_(std::min(threads, kMaxShares)), least_(least) {
+  const int64_t units = (count + least - 1) / least;
+  for (int rank = 0; rank < threads_; ++rank) {
+    const Part share(units, rank, threads_);
+    shares_[rank].left = static_cast<uint64_t>(share.begin) << 32 | static_cast<uint64_t>(share.end);
+  }
+}
+
+Part Deal::Next(int rank) {
+  for (int i = 0; i < threads_; ++i) {
+    const int owner = (rank + i) % threads_;
+    const std::atomic_ref<uint64_t> left(shares_[owner].left);
+    uint64_t seen = left.load(std::memory_order_relaxed);
+    while (true) {
+      const uint64_t begin = seen >> 32;
+      const uint64_t end = seen & 0xffffffff;
+      if (begin >= end) break;
+      // Half of it, as long as there may be others: the owner's from the front, another's from the back.
+      const uint64_t half = threads_ == 1 ? end - begin : (end - begin + 1) / 2;
+      const bool own = owner == rank;
+      const uint64_t rest = own ? (begin + half) << 32 | end : begin << 32 | (end - half);
+      if (left.compare_exchange_weak(seen, rest, std::memory_order_relaxed)) {
+        return own ? ToItems(begin, begin + half) : ToItems(end - half, end);
+      }
+    }
+  }
+  return {count_, count_};
+}
+
+Part Deal::ToItems(uint64_t begin, uint64_t end) const {
+  return {static_cast<int64_t>(begin) * least_, std::min(count_, static_cast<int64_t>(end) * least_)};
 }
 
 void TeamBarrier() {

@@ -73,15 +73,14 @@ class ColumnAdder {
     partial_ = scratch.Doubles(order::Max(0, blocks - 1) * R::kSums * stride_);
     struct Blocks {
       const ColumnAdder& adder;
-      int64_t blocks;
       int64_t tiles;
-      void operator()(int rank, int size) const {
-        const Part mine(blocks * tiles, rank, size);
-        for (int64_t item = mine.begin; item < mine.end; ++item) {
-          adder.Block(item / tiles, item % tiles * kTile);
+      Deal deal;
+      void operator()(int rank, int /*size*/) {
+        for (Part part = deal.Next(rank); !part.empty(); part = deal.Next(rank)) {
+          for (int64_t item = part.begin; item < part.end; ++item) adder.Block(item / tiles, item % tiles * kTile);
         }
       }
-    } add_blocks{*this, blocks, tiles};
+    } add_blocks{*this, tiles, {blocks * tiles, threads, 1}};
     RunTeam(threads, &add_blocks);
 
     // Complete blocks to the totals, column by column in order.
@@ -232,8 +231,15 @@ class ColumnAdder {
 template <typename T, typename M, bool kStream>
 class ColumnWriter {
  public:
-  ColumnWriter(const Tensors<T>& tensors, const ChannelArrays<M::kParams>& params, double bound, Scratch* scratch)
-      : tensors_(tensors), bound_(bound), grid_(tensors.out) {
+  ColumnWriter(const Tensors<T>& tensors, const ChannelArrays<M::kParams>& params, double bound, int threads,
+               Scratch* scratch)
+      : tensors_(tensors),
+        bound_(bound),
+        grid_(tensors.out),
+        first_(order::Min(tensors.elements(), grid_.Up(0))),
+        last_(order::Max(first_, grid_.Down(tensors.elements()))),
+        chunks_((last_ - first_) / order::kLanes),
+        deal_(chunks_, threads, kLeastChunks) {
     const int64_t row = tensors.num_channels * tensors.inner;
     width_ = row >= 256 ? row : row * order::CeilDiv(256, row);
     // Wraps around, so that a chunk over the end of a row finds the parameters of the next one.
@@ -245,24 +251,26 @@ class ColumnWriter {
     }
   }
 
-  void operator()(int rank, int size) const {
-    const int64_t elements = tensors_.elements();
-    const int64_t first = order::Min(elements, grid_.Up(0));
-    const int64_t last = order::Max(first, grid_.Down(elements));
-    const Part chunks((last - first) / order::kLanes, rank, size);
-    if (rank == 0) Some(0, first);
-    if (rank == size - 1) Some(last, elements);
-    // From the end, which the sums before have left in cache.
-    for (int64_t end = chunks.end; end > chunks.begin;) {
-      const int64_t begin = order::Max(chunks.begin, end - kStretchChunks);
-      Chunks(first + begin * order::kLanes, first + end * order::kLanes);
-      end = begin;
+  void operator()(int rank, int size) {
+    if (rank == 0) Some(0, first_);
+    if (rank == size - 1) Some(last_, tensors_.elements());
+    // Each share from its end, which the sums before have left in cache: chunks are dealt as if counted from the last
+    // one.
+    const int mirrored = size - 1 - rank;
+    for (Part part = deal_.Next(mirrored); !part.empty(); part = deal_.Next(mirrored)) {
+      const int64_t begin = chunks_ - part.end;
+      for (int64_t end = chunks_ - part.begin; end > begin;) {
+        const int64_t stretch = order::Max(begin, end - kStretchChunks);
+        Chunks(first_ + stretch * order::kLanes, first_ + end * order::kLanes);
+        end = stretch;
+      }
     }
     if (kStream) FinishStreaming();
   }
 
  private:
   static constexpr int64_t kStretchChunks = (1 << 20) / (order::kLanes * static_cast<int64_t>(sizeof(T)));
+  static constexpr int64_t kLeastChunks = kStretchChunks / 16;
 
   // Elements [begin, end), on the grid.
   void Chunks(int64_t begin, int64_t end) const {
@@ -313,6 +321,11 @@ class ColumnWriter {
   const Tensors<T>& tensors_;
   const double bound_;
   const Grid<T> grid_;
+  // The elements that lie in whole chunks of the grid.
+  const int64_t first_;
+  const int64_t last_;
+  const int64_t chunks_;
+  Deal deal_;
   int64_t width_;
   const double* columns_[M::kParams];
 };

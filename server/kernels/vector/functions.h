@@ -39,11 +39,11 @@ struct WriteEverything {
   template <bool kStream>
   void Run() const {
     if (order::ByRows(tensors.inner)) {
-      RowWriter<T, M, kStream> writer(tensors, params, bound);
+      RowWriter<T, M, kStream> writer(tensors, params, bound, threads);
       RunTeam(threads, &writer);
     } else {
       Scratch scratch;
-      ColumnWriter<T, M, kStream> writer(tensors, params, bound, &scratch);
+      ColumnWriter<T, M, kStream> writer(tensors, params, bound, threads, &scratch);
       RunTeam(threads, &writer);
     }
   }
@@ -84,7 +84,7 @@ struct SumAndWriteEverything {
     adder.Finish(columns, sums);
     finish(0, tensors.num_channels);
     if constexpr (M::kInputs > 0) {
-      ColumnWriter<T, M, kStream> writer(tensors, value_params, bound, &scratch);
+      ColumnWriter<T, M, kStream> writer(tensors, value_params, bound, threads, &scratch);
       RunTeam(threads, &writer);
     }
   }

@@ -280,42 +280,41 @@ class RowWalk {
         tensors_(tensors),
         sums_(sums),
         finish_(finish),
-        blocks_(tensors.outer, tensors.inner) {
-    const int64_t channel_bytes = R::kInputs * tensors.outer * tensors.inner * static_cast<int64_t>(sizeof(T));
-    shared_ = threads > 1 && (channel_bytes > kSharedBytes || tensors.num_channels < 4 * threads);
-    const int64_t group_bytes = shared_ ? threads * kGroupBytes : kGroupBytes;
-    group_ = order::Max(1, order::Min(kMaxGroup, group_bytes / order::Max(1, channel_bytes)));
-    if (!shared_) group_ = order::Max(1, order::Min(group_, tensors.num_channels / (4 * threads)));
-    // Groups that end on a chunk, where it can be had.
-    int64_t whole = 1;
-    while (whole < order::kLanes && whole * tensors.inner % order::kLanes != 0) whole *= 2;
-    if (whole * channel_bytes <= 2 * kGroupBytes) group_ = order::RoundUp(group_, whole);
-    groups_ = order::CeilDiv(tensors.num_channels, group_);
-  }
+        blocks_(tensors.outer, tensors.inner),
+        shared_(threads > 1 && (ChannelBytes() > kSharedBytes || tensors.num_channels < 4 * threads)),
+        group_(GroupSize(threads)),
+        deal_(order::CeilDiv(tensors.num_channels, group_), threads, 1) {}
 
   // Doubles that the members of a team share, to be given to Run.
   int64_t SharedDoubles() const { return shared_ ? blocks_.count * group_ * R::kSums : 1; }
   void SetShared(double* partial) { partial_ = partial; }
 
-  void operator()(int rank, int size) const {
+  void operator()(int rank, int size) {
     Scratch scratch;
     double* lanes = scratch.Doubles(group_ * R::kSums * order::kLanes);
     double* totals = scratch.Doubles(group_ * R::kSums * 2);
-    const Part groups = shared_ ? Part(groups_, 0, 1) : Part(groups_, rank, size);
     const Part blocks = shared_ ? Part(blocks_.count, rank, size) : Part(blocks_.count, 0, 1);
-    for (int64_t g = groups.begin; g < groups.end; ++g) {
-      Clear(totals, group_ * R::kSums * 2);
-      for (int64_t b = blocks.begin; b < blocks.end; ++b) {
-        Clear(lanes, group_ * R::kSums * order::kLanes);
-        Block(g, g > groups.begin ? g - 1 : -1, b, blocks, lanes);
-        TakeBlock(g, b, lanes, totals);
+    // Summed, and not yet written.
+    int64_t summed = -1;
+    const auto take = [&](const Part& groups) {
+      for (int64_t g = groups.begin; g < groups.end; ++g) {
+        Clear(totals, group_ * R::kSums * 2);
+        for (int64_t b = blocks.begin; b < blocks.end; ++b) {
+          Clear(lanes, group_ * R::kSums * order::kLanes);
+          Block(g, summed, b, blocks, lanes);
+          TakeBlock(g, b, lanes, totals);
+        }
+        FinishGroup(g, rank, totals);
+        summed = g;
       }
-      FinishGroup(g, rank, totals);
+    };
+    if (shared_) {
+      take({0, order::CeilDiv(tensors_.num_channels, group_)});
+    } else {
+      for (Part groups = deal_.Next(rank); !groups.empty(); groups = deal_.Next(rank)) take(groups);
     }
     if constexpr (kWrites) {
-      for (int64_t b = blocks.begin; b < blocks.end && groups.begin < groups.end; ++b) {
-        Block(-1, groups.end - 1, b, blocks, lanes);
-      }
+      for (int64_t b = blocks.begin; b < blocks.end && summed >= 0; ++b) Block(-1, summed, b, blocks, lanes);
       if (kStream) FinishStreaming();
     }
   }
@@ -325,6 +324,20 @@ class RowWalk {
 
   static void Clear(double* p, int64_t count) {
     for (int64_t i = 0; i < count; ++i) p[i] = 0;
+  }
+
+  int64_t ChannelBytes() const {
+    return R::kInputs * tensors_.outer * tensors_.inner * static_cast<int64_t>(sizeof(T));
+  }
+
+  int64_t GroupSize(int threads) const {
+    const int64_t bytes = shared_ ? threads * kGroupBytes : kGroupBytes;
+    int64_t group = order::Max(1, order::Min(kMaxGroup, bytes / order::Max(1, ChannelBytes())));
+    if (!shared_) group = order::Max(1, order::Min(group, tensors_.num_channels / (4 * threads)));
+    // Groups that end on a chunk, where it can be had.
+    int64_t whole = 1;
+    while (whole < order::kLanes && whole * tensors_.inner % order::kLanes != 0) whole *= 2;
+    return whole * ChannelBytes() <= 2 * kGroupBytes ? order::RoundUp(group, whole) : group;
   }
 
   int64_t FirstChannel(int64_t group) const { return group * group_; }
@@ -410,9 +423,11 @@ class RowWalk {
   const ChannelSums<R::kSums> sums_;
   const Finish& finish_;
   const RowBlocks blocks_;
-  bool shared_;
-  int64_t group_;
-  int64_t groups_;
+  const bool shared_;
+  // Channels of a group.
+  const int64_t group_;
+  // Of groups, unless they are shared.
+  Deal deal_;
   double* partial_ = nullptr;
 };
 
@@ -420,18 +435,21 @@ class RowWalk {
 template <typename T, typename M, bool kStream>
 class RowWriter {
  public:
-  RowWriter(const Tensors<T>& tensors, const ChannelArrays<M::kParams>& params, double bound)
-      : operation_(tensors, {}, params, bound), tensors_(tensors) {}
+  RowWriter(const Tensors<T>& tensors, const ChannelArrays<M::kParams>& params, double bound, int threads)
+      : operation_(tensors, {}, params, bound),
+        tensors_(tensors),
+        rows_(tensors.outer * tensors.num_channels),
+        deal_(rows_, threads, order::CeilDiv(kGroupBytes / static_cast<int64_t>(sizeof(T)), tensors.inner)) {}
 
-  void operator()(int rank, int size) const {
-    const int64_t rows = tensors_.outer * tensors_.num_channels;
-    if (rows >= 4 * size) {
-      const Part mine(rows, rank, size);
-      const Run run = {mine.begin * tensors_.inner, mine.begin % tensors_.num_channels, mine.end - mine.begin};
-      operation_.template Write<kStream>(run, tensors_.inner, true, false);
+  void operator()(int rank, int size) {
+    if (rows_ >= 4 * size) {
+      for (Part rows = deal_.Next(rank); !rows.empty(); rows = deal_.Next(rank)) {
+        const Run run = {rows.begin * tensors_.inner, rows.begin % tensors_.num_channels, rows.end - rows.begin};
+        operation_.template Write<kStream>(run, tensors_.inner, true, false);
+      }
     } else {
       // Few rows are cut.
-      for (int64_t row = 0; row < rows; ++row) {
+      for (int64_t row = 0; row < rows_; ++row) {
         const Part mine(tensors_.inner, rank, size);
         const Run run = {row * tensors_.inner + mine.begin, row % tensors_.num_channels, 1};
         if (mine.end > mine.begin) operation_.template Write<kStream>(run, mine.end - mine.begin, true, false);
@@ -443,6 +461,8 @@ class RowWriter {
  private:
   const RowOperation<T, NoSums, M> operation_;
   const Tensors<T>& tensors_;
+  const int64_t rows_;
+  Deal deal_;
 };
 
 }  // namespace normd::kernels::NORMD_KERNELS_ISA
