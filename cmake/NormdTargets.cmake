@@ -1,7 +1,7 @@
 # How every target of ours is built: warnings, sanitizers, include root. No global flags.
-# The sanitizers' presets compile several sources of a target as one (CMAKE_UNITY_BUILD): the SDK and the registry take 0.4 of
-# the time. Files whose names collide are left out where they are listed; that every file includes what it needs, the other
-# presets show.
+# All presets but dev compile several sources of a target as one (CMAKE_UNITY_BUILD): the SDK and the registry take 0.4 of
+# the time. Files whose names collide are left out where they are listed; that every file includes what it needs, dev and
+# clang-tidy show.
 
 set(NORMD_WARNINGS -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wno-sign-conversion -Wnon-virtual-dtor
                    -Woverloaded-virtual)
@@ -11,12 +11,17 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
 endif()
 
 function(normd_configure_target target)
+  normd_strict_target(${target})
+  normd_sanitize_target(${target})
+endfunction()
+
+# The language and its warnings.
+function(normd_strict_target target)
   target_compile_features(${target} PUBLIC cxx_std_20)
   target_compile_options(${target} PRIVATE ${NORMD_WARNINGS})
   if(NORMD_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()
-  normd_sanitize_target(${target})
 endfunction()
 
 function(normd_sanitize_target target)
@@ -38,7 +43,7 @@ function(normd_sanitize_target target)
   endif()
 endfunction()
 
-# For what the sanitizers are not there to look at: a test's own code compiles in 12 s then, and not in 33 s.
+# For a test's own code, which is not what is tested: under sanitizers it compiles in 12 s then, and not in 33 s.
 function(normd_compile_quickly target)
   target_compile_options(${target} PRIVATE -O0 -fno-sanitize=undefined)
 endfunction()
@@ -56,14 +61,14 @@ endfunction()
 
 # normd_test(<name> [SINGLE_THREADED] LABELS unit|integration|slow SOURCES ... LINK targets...)
 # Makes a GoogleTest program and registers it with ctest as one test. SINGLE_THREADED: it has nothing for ThreadSanitizer
-# to see, and is left out under it. COMPUTES: its own code takes long, and is optimized under sanitizers too.
+# to see, and is left out under it. COMPUTES: its own code takes long, and is optimized.
 function(normd_test name)
   cmake_parse_arguments(ARG "SINGLE_THREADED;COMPUTES" "TIMEOUT" "LABELS;SOURCES;LINK" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest_main)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   normd_configure_target(${name})
-  if(NORMD_SANITIZE AND NOT ARG_COMPUTES)
+  if(NOT ARG_COMPUTES)
     normd_compile_quickly(${name})
   endif()
   if(ARG_SINGLE_THREADED AND NORMD_SANITIZE STREQUAL "thread")
