@@ -1,40 +1,20 @@
 #ifndef NORMD_SERVER_APP_SERVER_H_
 #define NORMD_SERVER_APP_SERVER_H_
 
-#include <grpcpp/server.h>
-
 #include <cstddef>
 #include <cstdint>
-#include <future>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "proto/wire/buffer_pool.h"
 #include "server/access/access_control.h"
-#include "server/app/administration.h"
-#include "server/app/call_log.h"
 #include "server/app/logger.h"
-#include "server/app/memory_trimmer.h"
 #include "server/app/tls_files.h"
-#include "server/base/compute_thread.h"
-#include "server/metrics/call_statistics.h"
-#include "server/metrics/prometheus_endpoint.h"
-#include "server/metrics/statistics_collector.h"
 #include "server/registry/layer_registry.h"
-#include "server/registry/snapshots.h"
-#include "server/service/admin_service.h"
-#include "server/service/health_service.h"
-#include "server/service/layer_service.h"
-#include "server/service/normalization_service.h"
-#include "server/service/open_inference_service.h"
-#include "server/service/shared_memory_service.h"
-#include "server/service/snapshot_service.h"
-#include "server/service/tensor_executor.h"
-#include "server/service/unary_call.h"
-#include "server/shm/region_registry.h"
 #include "server/store/open_store.h"
 
 namespace normd::app {
@@ -95,90 +75,30 @@ class Server {
   // cause. `logger` outlives the server.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options, Logger* logger);
   // Shutdown(0) if it has not been called.
-  ~Server();
+  virtual ~Server() = default;
 
   // Where it listens: "127.0.0.1:41234", "unix:/run/normd.sock".
-  const std::vector<std::string>& addresses() const { return addresses_; }
+  virtual const std::vector<std::string>& addresses() const = 0;
 
   // "http://127.0.0.1:41234/metrics"; empty: there is none.
-  const std::string& metrics_url() const { return metrics_url_; }
+  virtual const std::string& metrics_url() const = 0;
 
   // Calls with large tensors that wait for the compute thread.
-  std::size_t waiting_calls() const { return compute_thread_.waiting(); }
+  virtual std::size_t waiting_calls() const = 0;
 
   // Memory of the calls.
-  wire::BufferPool& buffers() { return buffers_; }
+  virtual wire::BufferPool& buffers() = 0;
 
   // Largest request: what the options say, as far as the memory budget allows it.
-  int64_t max_message_bytes() const { return max_message_bytes_; }
+  virtual int64_t max_message_bytes() const = 0;
 
   // Bytes of shared memory that are mapped.
-  int64_t shared_memory_bytes() const { return regions_ != nullptr ? regions_->mapped_bytes() : 0; }
+  virtual int64_t shared_memory_bytes() const = 0;
 
   // Says NOT_SERVING to health checks and to those who watch, ends the sessions of shared memory, takes no more calls,
   // waits for the running ones until `drain_timeout` is over, and cancels the rest. Returns when no call runs any more;
   // clients that are connected and do nothing hold it up by some 0.2 s at most. Once.
-  void Shutdown(absl::Duration drain_timeout);
-
- private:
-  // Tells all who want to know of the calls.
-  class Observer final : public service::CallObserver {
-   public:
-    Observer(const access::AccessControl* access, Logger* logger, absl::Duration slow_after)
-        : CallObserver(access), log_(logger, slow_after, access) {}
-    void OnCall(const service::CallRecord& record) override {
-      statistics.Count(record);
-      log_.OnCall(record);
-      if (trimmer != nullptr) trimmer->OnCall();
-    }
-    metrics::CallStatistics statistics;
-    MemoryTrimmer* trimmer = nullptr;
-
-   private:
-    CallLog log_;
-  };
-
-  // What keeps others out; null: nothing.
-  struct Security {
-    std::unique_ptr<TlsFiles> tls;
-    std::unique_ptr<access::AccessControl> access;
-  };
-
-  Server(const ServerOptions& options, Security security, std::unique_ptr<store::StateStore> store, int cores,
-         Logger* logger);
-  static absl::StatusOr<Security> OpenSecurity(const ServerOptions& options, Logger* logger);
-  absl::Status ListenForMetrics(const ServerOptions& options);
-  absl::Status Listen(const ServerOptions& options);
-  void CloseIdleConnections(const std::future<void>& stopped);
-
-  Logger* const logger_;
-  const Security security_;
-  Observer observer_;
-  const std::unique_ptr<store::StateStore> store_;
-  registry::LayerRegistry registry_;
-  registry::Snapshots snapshots_;
-  // Null: shared memory is off.
-  const std::unique_ptr<shm::RegionRegistry> regions_;
-  // Outlives the calls, which may wait in it.
-  base::ComputeThread compute_thread_;
-  wire::BufferPool buffers_;
-  const int64_t max_message_bytes_;
-  std::unique_ptr<MemoryTrimmer> trimmer_;
-  service::TensorExecutor executor_;
-  service::LayerServiceImpl layer_service_;
-  service::SnapshotServiceImpl snapshot_service_;
-  service::NormalizationServiceImpl normalization_service_;
-  service::OpenInferenceService open_inference_service_;
-  service::SharedMemoryServiceImpl shared_memory_service_;
-  const metrics::StatisticsCollector statistics_;
-  Administration administration_;
-  service::AdminServiceImpl admin_service_;
-  service::HealthService health_service_;
-  std::vector<std::string> addresses_;
-  std::unique_ptr<grpc::Server> grpc_server_;
-  std::string metrics_url_;
-  // Last: it reads all of the above. Null: none.
-  std::unique_ptr<metrics::PrometheusEndpoint> metrics_endpoint_;
+  virtual void Shutdown(absl::Duration drain_timeout) = 0;
 };
 
 }  // namespace normd::app
