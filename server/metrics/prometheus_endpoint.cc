@@ -1,9 +1,16 @@
 #include "server/metrics/prometheus_endpoint.h"
 
+#include <netdb.h>
 #include <prometheus/collectable.h>
 #include <prometheus/exposer.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <exception>
+#include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -23,20 +30,54 @@ class Families final : public prometheus::Collectable {
   const PrometheusEndpoint::Collect collect_;
 };
 
+// Connects to `address`, HOST:PORT, whose port is `port`, and hangs up.
+void Knock(const std::string& address, int port) {
+  std::string host = address.substr(0, address.rfind(':'));
+  if (host.size() > 2 && host.front() == '[') host = host.substr(1, host.size() - 2);
+  addrinfo hints{};
+  hints.ai_flags = AI_NUMERICSERV;
+  hints.ai_socktype = SOCK_STREAM;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return;
+  const int socket = ::socket(found->ai_family, found->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, found->ai_protocol);
+  if (socket >= 0) {
+    (void)connect(socket, found->ai_addr, found->ai_addrlen);
+    close(socket);
+  }
+  freeaddrinfo(found);
+}
+
 }  // namespace
 
 struct PrometheusEndpoint::Http {
-  Http(const std::string& address, Collect collect)
-      : families(std::make_shared<Families>(std::move(collect))), exposer(address) {
+  Http(const std::string& where, Collect collect)
+      : address(where), families(std::make_shared<Families>(std::move(collect))), exposer(where) {
     exposer.RegisterCollectable(families);
   }
+
+  const std::string address;
   // The exposer holds it weakly, and goes first.
   std::shared_ptr<Families> families;
   prometheus::Exposer exposer;
 };
 
 PrometheusEndpoint::PrometheusEndpoint() = default;
-PrometheusEndpoint::~PrometheusEndpoint() = default;
+
+// The HTTP server's thread looks whether it shall end when somebody connects, or after two seconds, by which every
+// restart would be longer.
+PrometheusEndpoint::~PrometheusEndpoint() {
+  if (http_ == nullptr) return;
+  std::atomic<bool> ended = false;
+  std::thread knocker([this, address = http_->address, &ended] {
+    while (!ended) {
+      Knock(address, port_);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+  });
+  http_.reset();
+  ended = true;
+  knocker.join();
+}
 
 absl::StatusOr<std::unique_ptr<PrometheusEndpoint>> PrometheusEndpoint::Listen(const std::string& address,
                                                                                Collect collect) {

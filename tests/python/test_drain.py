@@ -54,6 +54,13 @@ def test_an_idle_client_does_not_hold_up_the_stop(tmp_path: Path, transport: str
         assert server.stop() < BOUND_S
 
 
+def test_the_metrics_do_not_hold_up_the_stop(tmp_path: Path) -> None:
+    """Their HTTP server looks every two seconds whether it shall end, if nobody comes."""
+    flags = ["--store", "memory", "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"]
+    flags += ["--unix-socket", f"{tmp_path / 'socket'}"]
+    assert min(Started(tmp_path, *flags).stop() for _ in range(3)) < 1
+
+
 def test_restarts_under_load_fail_and_lose_nothing(tmp_path: Path) -> None:
     flags = ["--store", f"sqlite:{tmp_path / 'normd.db'}", "--unix-socket", f"{tmp_path / 'socket'}"]
     target = f"unix:{tmp_path / 'socket'}"
