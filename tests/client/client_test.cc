@@ -16,6 +16,7 @@
 
 #include "normd/testing/fake_server.h"
 #include "normd/version.h"
+#include "tests/non_finite.h"
 
 namespace normd {
 namespace {
@@ -24,6 +25,7 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using testing::FakeServer;
 using ::testing::HasSubstr;
+using tests::kInf;
 
 void FillLayer(v1::Layer* layer) {
   layer->set_name("net.bn1");
@@ -346,15 +348,14 @@ std::vector<double> Doubles(DType dtype, const std::vector<T>& values, std::size
 
 // The values are those of IEEE 754's definition, worked out by hand.
 TEST(TensorTest, EveryElementTypeReadsAsDoubles) {
-  constexpr double kInfinity = std::numeric_limits<double>::infinity();
   EXPECT_THAT(Doubles<Float16>(
                   DType::kFloat16,
                   {{0x0000}, {0x3C00}, {0xC000}, {0x7BFF}, {0x0400}, {0x03FF}, {0x8001}, {0x3555}, {0x7C00}, {0xFC00}}),
-              ElementsAre(0, 1, -2, 65504, 0x1p-14, 1023 * 0x1p-24, -0x1p-24, 1365 * 0x1p-12, kInfinity, -kInfinity));
+              ElementsAre(0, 1, -2, 65504, 0x1p-14, 1023 * 0x1p-24, -0x1p-24, 1365 * 0x1p-12, kInf, -kInf));
   EXPECT_THAT(
       Doubles<BFloat16>(DType::kBFloat16,
                         {{0x0000}, {0x3F80}, {0xC040}, {0x7F7F}, {0x0080}, {0x8001}, {0x3EAB}, {0x7F80}, {0xFF80}}),
-      ElementsAre(0, 1, -3, 255 * 0x1p120, 0x1p-126, -0x1p-133, 171 * 0x1p-9, kInfinity, -kInfinity));
+      ElementsAre(0, 1, -3, 255 * 0x1p120, 0x1p-126, -0x1p-133, 171 * 0x1p-9, kInf, -kInf));
   EXPECT_TRUE(std::signbit(Doubles<Float16>(DType::kFloat16, {{0x8000}})[0]));
   for (const uint16_t bits : std::vector<uint16_t>{0x7C01, 0x7E00, 0xFFFF})
     EXPECT_TRUE(std::isnan(ToFloat(Float16{bits}))) << bits;

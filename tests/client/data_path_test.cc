@@ -13,6 +13,7 @@
 #include "client/cpp/src/tensor_call.h"
 #include "normd/client.h"
 #include "normd/testing/fake_server.h"
+#include "tests/client/negated.h"
 
 // What happens to the bytes of tensors on their way: where they are copied, who keeps them, where they end up.
 namespace normd {
@@ -23,6 +24,7 @@ using ::testing::Each;
 using ::testing::ElementsAre;
 using testing::FakeServer;
 using ::testing::HasSubstr;
+using tests::Negated;
 
 // More than a message of one piece holds, and no power of two.
 constexpr int64_t kMany = 750'001;
@@ -38,12 +40,7 @@ absl::Span<char> BytesOf(std::vector<T>& values) {
   return {reinterpret_cast<char*>(values.data()), values.size() * sizeof(T)};
 }
 
-// Every answer holds the elements of the request, but for one bit of each float's sign: y = -x, dx = -dy.
-std::string Negated(std::string data) {
-  for (std::size_t i = 3; i < data.size(); i += 4) data[i] = static_cast<char>(data[i] ^ 0x80);
-  return data;
-}
-
+// Every answer holds the elements of the request, negated: y = -x, dx = -dy.
 class DataPathTest : public ::testing::Test {
  protected:
   DataPathTest() {

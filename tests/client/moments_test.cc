@@ -10,10 +10,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <iterator>
-#include <limits>
 #include <random>
 #include <string>
 #include <vector>
+
+#include "tests/non_finite.h"
 
 namespace normd {
 namespace {
@@ -22,9 +23,8 @@ using ::testing::Each;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
-
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInf = std::numeric_limits<double>::infinity();
+using tests::kInf;
+using tests::kNaN;
 
 // One channel's values, in two passes in long double.
 void ExpectChannel(const Moments& got, size_t c, const std::vector<double>& values) {
@@ -114,7 +114,7 @@ TEST(MomentsTest, OfLargeTensorsAtAnyAddress) {
     for (const float v : f32) bf16.push_back({static_cast<uint16_t>(std::bit_cast<uint32_t>(v) >> 16)});
     for (const TensorView& view : {TensorView(x, c.shape), TensorView(f32, c.shape), TensorView(bf16, c.shape)}) {
       for (const size_t shift : {0, 1}) {
-        SCOPED_TRACE(testing::Message() << NameOf(view.dtype) << " inner " << c.inner << " shift " << shift);
+        SCOPED_TRACE(::testing::Message() << NameOf(view.dtype) << " inner " << c.inner << " shift " << shift);
         std::vector<char> memory(view.data.size() + 1);
         std::copy(view.data.begin(), view.data.end(), memory.begin() + static_cast<std::ptrdiff_t>(shift));
         TensorView shifted = view;

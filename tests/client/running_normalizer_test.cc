@@ -10,7 +10,6 @@
 #include <cstring>
 #include <functional>
 #include <future>
-#include <limits>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -22,6 +21,7 @@
 #include "normd/client.h"
 #include "normd/testing/fake_server.h"
 #include "tests/integration/test_server.h"
+#include "tests/non_finite.h"
 #include "tests/status_matchers.h"
 
 // The normalizer against the real server, judged by a pass in long double over everything that all actors have seen.
@@ -34,12 +34,12 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 using tests::IsOk;
+using tests::kInf;
+using tests::kNaN;
 using tests::SomeValues;
 using tests::StatusIs;
 using Row = std::vector<double>;
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInf = std::numeric_limits<double>::infinity();
 const grpc::Status kNoNetwork(grpc::StatusCode::UNAVAILABLE, "no network");
 
 // Long enough for any machine; what is waited for comes at once.

@@ -19,6 +19,7 @@
 #include "normd/client.h"
 #include "normd/testing/fake_server.h"
 #include "normd/v1/normalization_service.grpc.pb.h"
+#include "tests/client/negated.h"
 
 namespace normd {
 namespace {
@@ -27,6 +28,7 @@ using ::testing::AllOf;
 using ::testing::ElementsAre;
 using testing::FakeServer;
 using ::testing::HasSubstr;
+using tests::Negated;
 
 using StepsServerStream = grpc::ServerReaderWriter<v1::StepsResponse, v1::StepsRequest>;
 
@@ -278,11 +280,6 @@ TEST_F(StepStreamTest, TheTimeoutAndTheDestructorEndIt) {
 }
 
 // Chunks: y = -x.
-std::string Negated(std::string data) {
-  for (std::size_t i = 3; i < data.size(); i += 4) data[i] = static_cast<char>(data[i] ^ 0x80);
-  return data;
-}
-
 class ChunkedTest : public ::testing::Test {
  protected:
   using InferStream = grpc::ServerReaderWriter<v1::InferStreamResponse, v1::InferStreamRequest>;

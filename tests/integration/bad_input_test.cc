@@ -9,17 +9,17 @@
 #include <limits>
 
 #include "tests/integration/test_server.h"
+#include "tests/non_finite.h"
 
 namespace normd::tests {
 namespace {
 
 using ::testing::HasSubstr;
+using tests::kInf;
+using tests::kNaN;
 
 using Layers = v1::LayerService::Stub;
 using Normalization = v1::NormalizationService::Stub;
-
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 struct BadCase {
   const char* name;
@@ -217,7 +217,7 @@ const std::vector<BadCase>& BadCases() {
        })},
       {"EpsNegative", grpc::INVALID_ARGUMENT, {"eps is -1"}, Create([](auto& r) { r.mutable_config()->set_eps(-1); })},
       {"EpsInfinite", grpc::INVALID_ARGUMENT, {"eps is inf"}, Create([](auto& r) {
-         r.mutable_config()->set_eps(kInfinity);
+         r.mutable_config()->set_eps(kInf);
        })},
       {"EpsNaN", grpc::INVALID_ARGUMENT, {"eps is nan"}, Create([](auto& r) { r.mutable_config()->set_eps(kNaN); })},
       {"UpdateWeightAboveOne", grpc::INVALID_ARGUMENT, {"update_weight is 1.5", "[0, 1]"}, Create([](auto& r) {
@@ -375,7 +375,7 @@ const std::vector<BadCase>& BadCases() {
       {"InfinityInTraining",
        grpc::INVALID_ARGUMENT,
        {"layer 'bn'", "channel 0"},
-       TrainWith(MakeTensor<double>({2, 2}, {1, 2, -kInfinity, 3}))},
+       TrainWith(MakeTensor<double>({2, 2}, {1, 2, -kInf, 3}))},
       {"GammaWithoutBeta", grpc::INVALID_ARGUMENT, {"layer 'bn'", "gamma"}, Train([](auto& r) {
          r.add_gamma(1);
          r.add_gamma(1);

@@ -17,12 +17,12 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::SizeIs;
 
-using Stub = v1::LayerService::Stub;
+using LayerStub = v1::LayerService::Stub;
 
 class LayerServiceTest : public ::testing::Test {
  protected:
   TestServer server_;
-  Stub& stub_ = server_.layers();
+  LayerStub& stub_ = server_.layers();
 };
 
 TEST_F(LayerServiceTest, CreateFillsInTheReferencePreset) {
@@ -61,7 +61,7 @@ TEST_F(LayerServiceTest, OverridesWinOverThePreset) {
   config.set_clip(3);
   config.set_non_finite_policy(v1::NON_FINITE_POLICY_SKIP_CHANNEL);
   v1::CreateLayerResponse response;
-  ASSERT_THAT(Call(stub_, &Stub::CreateLayer, request, &response), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &LayerStub::CreateLayer, request, &response), GrpcIsOk());
   const v1::LayerConfig& got = response.layer().config();
   EXPECT_EQ(response.layer().preset(), "pytorch");
   EXPECT_EQ(got.running_var_estimator(), v1::VARIANCE_ESTIMATOR_SAMPLE) << "from the preset";
@@ -90,7 +90,7 @@ TEST_F(LayerServiceTest, CreateTakesAStartingState) {
   state.add_running_var(4);
   state.set_num_batches_tracked(5);
   v1::CreateLayerResponse response;
-  ASSERT_THAT(Call(stub_, &Stub::CreateLayer, request, &response), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &LayerStub::CreateLayer, request, &response), GrpcIsOk());
   const v1::LayerState got = server_.Get("bn").state();
   EXPECT_THAT(got.running_mean(), ElementsAre(1, 2));
   EXPECT_THAT(got.running_var(), ElementsAre(3, 4));
@@ -107,8 +107,8 @@ TEST_F(LayerServiceTest, ARetriedCreationIsAnsweredWithTheSameLayer) {
   request.set_request_id("create-1");
   v1::CreateLayerResponse first;
   v1::CreateLayerResponse second;
-  ASSERT_THAT(Call(stub_, &Stub::CreateLayer, request, &first), GrpcIsOk());
-  ASSERT_THAT(Call(stub_, &Stub::CreateLayer, request, &second), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &LayerStub::CreateLayer, request, &first), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &LayerStub::CreateLayer, request, &second), GrpcIsOk());
   EXPECT_EQ(first.layer().uid(), second.layer().uid());
 }
 
@@ -117,16 +117,16 @@ TEST_F(LayerServiceTest, GetShowsTheStateOnlyWhenAskedAndNewer) {
   v1::GetLayerRequest request;
   request.set_name("bn");
   v1::GetLayerResponse response;
-  ASSERT_THAT(Call(stub_, &Stub::GetLayer, request, &response), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &LayerStub::GetLayer, request, &response), GrpcIsOk());
   EXPECT_FALSE(response.layer().has_state());
   EXPECT_FALSE(response.not_modified());
 
   request.set_view(v1::LAYER_VIEW_STATE);
-  ASSERT_THAT(Call(stub_, &Stub::GetLayer, request, &response), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &LayerStub::GetLayer, request, &response), GrpcIsOk());
   EXPECT_THAT(response.layer().state().running_var(), ElementsAre(1, 1));
 
   request.set_if_newer_than(1);
-  ASSERT_THAT(Call(stub_, &Stub::GetLayer, request, &response), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &LayerStub::GetLayer, request, &response), GrpcIsOk());
   EXPECT_TRUE(response.not_modified());
   EXPECT_FALSE(response.layer().has_state());
   EXPECT_EQ(response.layer().version(), 1);
@@ -141,7 +141,7 @@ TEST_F(LayerServiceTest, ListGoesThroughThePagesInByteOrder) {
   int pages = 0;
   do {
     v1::ListLayersResponse response;
-    ASSERT_THAT(Call(stub_, &Stub::ListLayers, request, &response), GrpcIsOk());
+    ASSERT_THAT(Call(stub_, &LayerStub::ListLayers, request, &response), GrpcIsOk());
     EXPECT_LE(response.layers_size(), 2);
     for (const v1::Layer& layer : response.layers()) names.push_back(layer.name());
     request.set_page_token(response.next_page_token());
@@ -157,7 +157,7 @@ TEST_F(LayerServiceTest, AListOfLargeStatesFitsIntoAClientsDefaultLimit) {
   std::vector<std::string> names;
   do {
     v1::ListLayersResponse response;
-    ASSERT_THAT(Call(stub_, &Stub::ListLayers, request, &response), GrpcIsOk());
+    ASSERT_THAT(Call(stub_, &LayerStub::ListLayers, request, &response), GrpcIsOk());
     ASSERT_GT(response.layers_size(), 0);
     EXPECT_LT(response.ByteSizeLong(), 4U << 20);
     for (const v1::Layer& layer : response.layers()) names.push_back(layer.name());
@@ -177,7 +177,7 @@ TEST_F(LayerServiceTest, UpdateChangesTheNamedFieldsOnly) {
   request.mutable_update_mask()->add_paths("clip");  // Absent in config: removed.
   request.set_etag(before.etag());
   v1::UpdateLayerResponse response;
-  ASSERT_THAT(Call(stub_, &Stub::UpdateLayer, request, &response), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &LayerStub::UpdateLayer, request, &response), GrpcIsOk());
   EXPECT_EQ(response.layer().config().eps(), 0.25);
   EXPECT_FALSE(response.layer().config().has_clip());
   EXPECT_EQ(response.layer().config().non_finite_policy(), v1::NON_FINITE_POLICY_REJECT);
@@ -197,14 +197,14 @@ TEST_F(LayerServiceTest, SetStateThenResetThenDelete) {
   }
   set.set_expected_version(1);
   v1::SetStateResponse set_response;
-  ASSERT_THAT(Call(stub_, &Stub::SetState, set, &set_response), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &LayerStub::SetState, set, &set_response), GrpcIsOk());
   EXPECT_EQ(set_response.layer().version(), 2);
   EXPECT_THAT(server_.Get("bn").state().running_mean(), ElementsAre(5, 6));
 
   v1::ResetStatisticsRequest reset;
   reset.set_name("bn");
   v1::ResetStatisticsResponse reset_response;
-  ASSERT_THAT(Call(stub_, &Stub::ResetStatistics, reset, &reset_response), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &LayerStub::ResetStatistics, reset, &reset_response), GrpcIsOk());
   EXPECT_EQ(reset_response.layer().version(), 3);
   const v1::LayerState state = server_.Get("bn").state();
   EXPECT_THAT(state.running_mean(), Each(0));
@@ -216,11 +216,11 @@ TEST_F(LayerServiceTest, SetStateThenResetThenDelete) {
   remove.set_name("bn");
   remove.set_etag(reset_response.layer().etag());
   v1::DeleteLayerResponse remove_response;
-  ASSERT_THAT(Call(stub_, &Stub::DeleteLayer, remove, &remove_response), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &LayerStub::DeleteLayer, remove, &remove_response), GrpcIsOk());
   v1::GetLayerRequest get;
   get.set_name("bn");
   v1::GetLayerResponse get_response;
-  EXPECT_THAT(Call(stub_, &Stub::GetLayer, get, &get_response),
+  EXPECT_THAT(Call(stub_, &LayerStub::GetLayer, get, &get_response),
               GrpcStatusIs(grpc::NOT_FOUND, AllOf(HasSubstr("layer 'bn'"), HasSubstr("does not exist"))));
 }
 
@@ -235,10 +235,10 @@ TEST_F(LayerServiceTest, TheLimitOnLayersHolds) {
   request.set_name("c");
   request.mutable_config()->set_num_channels(4);
   v1::CreateLayerResponse response;
-  EXPECT_THAT(Call(small.layers(), &Stub::CreateLayer, request, &response),
+  EXPECT_THAT(Call(small.layers(), &LayerStub::CreateLayer, request, &response),
               GrpcStatusIs(grpc::RESOURCE_EXHAUSTED, HasSubstr("2 layers")));
   request.mutable_config()->set_num_channels(5);
-  EXPECT_THAT(Call(small.layers(), &Stub::CreateLayer, request, &response),
+  EXPECT_THAT(Call(small.layers(), &LayerStub::CreateLayer, request, &response),
               GrpcStatusIs(grpc::INVALID_ARGUMENT, HasSubstr("num_channels is 5, want 1 to 4")));
 }
 

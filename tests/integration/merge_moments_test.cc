@@ -16,7 +16,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-using Stub = v1::NormalizationService::Stub;
+using NormalizationStub = v1::NormalizationService::Stub;
 
 // Two channels: {1, 3} and {10, 10}.
 v1::MergeMomentsRequest Request(const std::string& layer) {
@@ -31,7 +31,7 @@ v1::MergeMomentsRequest Request(const std::string& layer) {
 class MergeMomentsServiceTest : public ::testing::Test {
  protected:
   grpc::Status Merge(const v1::MergeMomentsRequest& request, v1::MergeMomentsResponse* response) {
-    return Call(server_.normalization(), &Stub::MergeMoments, request, response);
+    return Call(server_.normalization(), &NormalizationStub::MergeMoments, request, response);
   }
 
   TestServer server_;

@@ -22,7 +22,7 @@ using ::testing::IsEmpty;
 using ::testing::Pointwise;
 using ::testing::SizeIs;
 
-using Stub = v1::NormalizationService::Stub;
+using NormalizationStub = v1::NormalizationService::Stub;
 
 constexpr double kEps = 1e-5;
 constexpr double kUpdateWeight = 0.1;
@@ -70,12 +70,12 @@ class NormalizationServiceTest : public ::testing::Test {
  protected:
   v1::TrainStepResponse Train(const v1::TrainStepRequest& request) {
     v1::TrainStepResponse response;
-    EXPECT_THAT(Call(stub_, &Stub::TrainStep, request, &response), GrpcIsOk());
+    EXPECT_THAT(Call(stub_, &NormalizationStub::TrainStep, request, &response), GrpcIsOk());
     return response;
   }
 
   TestServer server_;
-  Stub& stub_ = server_.normalization();
+  NormalizationStub& stub_ = server_.normalization();
 };
 
 struct ShapeCase {
@@ -226,7 +226,7 @@ TEST_F(NormalizationServiceTest, SixteenBitTypesAreRoundedOnce) {
     infer.set_layer(name);
     *infer.mutable_x() = train.x();
     v1::InferResponse inferred;
-    ASSERT_THAT(Call(stub_, &Stub::Infer, infer, &inferred), GrpcIsOk());
+    ASSERT_THAT(Call(stub_, &NormalizationStub::Infer, infer, &inferred), GrpcIsOk());
     std::vector<double> y;
     for (size_t i = 0; i < x.size(); ++i) {
       y.push_back((x[i] - running_mean[want.Channel(i)]) / running_std[want.Channel(i)]);
@@ -237,7 +237,7 @@ TEST_F(NormalizationServiceTest, SixteenBitTypesAreRoundedOnce) {
     denormalize.set_layer(name);
     *denormalize.mutable_y() = inferred.y();
     v1::DenormalizeResponse denormalized;
-    ASSERT_THAT(Call(stub_, &Stub::Denormalize, denormalize, &denormalized), GrpcIsOk());
+    ASSERT_THAT(Call(stub_, &NormalizationStub::Denormalize, denormalize, &denormalized), GrpcIsOk());
     std::vector<double> back = format.Decode(inferred.y());
     for (size_t i = 0; i < x.size(); ++i) {
       back[i] = back[i] * running_std[want.Channel(i)] + running_mean[want.Channel(i)];
@@ -251,7 +251,7 @@ TEST_F(NormalizationServiceTest, SixteenBitTypesAreRoundedOnce) {
     *backward.mutable_batch_mean() = trained.batch_mean();
     *backward.mutable_batch_var() = trained.batch_var();
     v1::BackwardResponse gradients;
-    ASSERT_THAT(Call(stub_, &Stub::Backward, backward, &gradients), GrpcIsOk());
+    ASSERT_THAT(Call(stub_, &NormalizationStub::Backward, backward, &gradients), GrpcIsOk());
     const std::vector<double> dbeta = want.PerChannel([&](size_t i) { return dy[i]; });
     const std::vector<double> dgamma = want.PerChannel([&](size_t i) { return dy[i] * want.x_hat[i]; });
     EXPECT_THAT(gradients.dbeta(), Pointwise(DoubleNear(1e-11), dbeta));
@@ -341,7 +341,7 @@ TEST_F(NormalizationServiceTest, InferAndBack) {
   infer.set_version(1);
   *infer.mutable_x() = MakeTensor<double>({3, 2}, x);
   v1::InferResponse inferred;
-  ASSERT_THAT(Call(stub_, &Stub::Infer, infer, &inferred), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &NormalizationStub::Infer, infer, &inferred), GrpcIsOk());
   EXPECT_THAT(Values<double>(inferred.y()), Pointwise(DoubleNear(1e-14), y));
   EXPECT_EQ(inferred.version(), 1);
   EXPECT_EQ(inferred.content_hash(), created.layer().content_hash());
@@ -350,7 +350,7 @@ TEST_F(NormalizationServiceTest, InferAndBack) {
   denormalize.set_layer("bn");
   *denormalize.mutable_y() = inferred.y();
   v1::DenormalizeResponse denormalized;
-  ASSERT_THAT(Call(stub_, &Stub::Denormalize, denormalize, &denormalized), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &NormalizationStub::Denormalize, denormalize, &denormalized), GrpcIsOk());
   EXPECT_THAT(Values<double>(denormalized.x()), Pointwise(DoubleNear(1e-13), x));
   EXPECT_EQ(denormalized.version(), 1);
   EXPECT_EQ(denormalized.content_hash(), created.layer().content_hash());
@@ -373,7 +373,7 @@ TEST_F(NormalizationServiceTest, BackwardInTrainingMode) {
   *request.mutable_batch_mean() = trained.batch_mean();
   *request.mutable_batch_var() = trained.batch_var();
   v1::BackwardResponse response;
-  ASSERT_THAT(Call(stub_, &Stub::Backward, request, &response), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &NormalizationStub::Backward, request, &response), GrpcIsOk());
 
   const std::vector<double> dbeta = forward.PerChannel([&](size_t i) { return dy[i]; });
   const std::vector<double> dgamma = forward.PerChannel([&](size_t i) { return dy[i] * forward.x_hat[i]; });
@@ -402,7 +402,7 @@ TEST_F(NormalizationServiceTest, BackwardInFrozenModeWithOptimizers) {
   request.set_request_id("b1");
   request.mutable_sgd()->set_learning_rate(0.1);
   v1::BackwardResponse response;
-  ASSERT_THAT(Call(stub_, &Stub::Backward, request, &response), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &NormalizationStub::Backward, request, &response), GrpcIsOk());
   for (size_t i = 0; i < dy.size(); ++i) EXPECT_NEAR(Values<double>(response.dx())[i], dy[i] * inv_std, 1e-12);
   for (int c = 0; c < 2; ++c) {
     EXPECT_NEAR(response.dgamma(c), dgamma[c], 1e-12);
@@ -413,7 +413,7 @@ TEST_F(NormalizationServiceTest, BackwardInFrozenModeWithOptimizers) {
   EXPECT_EQ(response.version(), 2);
   EXPECT_THAT(server_.Get("sgd").state().gamma(), ElementsAre(response.gamma(0), response.gamma(1)));
   v1::BackwardResponse again;
-  ASSERT_THAT(Call(stub_, &Stub::Backward, request, &again), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &NormalizationStub::Backward, request, &again), GrpcIsOk());
   EXPECT_TRUE(again.replayed());
   EXPECT_EQ(server_.Get("sgd").version(), 2);
 
@@ -422,7 +422,7 @@ TEST_F(NormalizationServiceTest, BackwardInFrozenModeWithOptimizers) {
   request.set_layer("adam");
   request.set_omit_dx(true);
   request.mutable_adam()->set_learning_rate(0.1);
-  ASSERT_THAT(Call(stub_, &Stub::Backward, request, &response), GrpcIsOk());
+  ASSERT_THAT(Call(stub_, &NormalizationStub::Backward, request, &response), GrpcIsOk());
   EXPECT_FALSE(response.has_dx());
   for (int c = 0; c < 2; ++c) {
     EXPECT_NEAR(response.gamma(c), 1 - 0.1 * dgamma[c] / (std::abs(dgamma[c]) + 1e-8), 1e-12);

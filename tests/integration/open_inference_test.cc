@@ -30,7 +30,7 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 
-using Stub = ::inference::GRPCInferenceService::Stub;
+using InferenceStub = ::inference::GRPCInferenceService::Stub;
 
 template <typename T>
 std::string Bytes(const std::vector<T>& values) {
@@ -77,7 +77,7 @@ class OpenInferenceTest : public ::testing::Test {
   }
 
   grpc::Status Infer(const ::inference::ModelInferRequest& request, ::inference::ModelInferResponse* response) {
-    return Call(*stub_, &Stub::ModelInfer, request, response);
+    return Call(*stub_, &InferenceStub::ModelInfer, request, response);
   }
 
   // y by our own method.
@@ -116,7 +116,7 @@ class OpenInferenceTest : public ::testing::Test {
   }
 
   TestServer server_;
-  std::unique_ptr<Stub> stub_;
+  std::unique_ptr<InferenceStub> stub_;
 };
 
 // The standard's numbers, written out: what any client of the protocol puts on the wire, and reads.
@@ -245,7 +245,7 @@ TEST_F(OpenInferenceTest, VersionsAreThoseThatAreKept) {
   ::inference::ModelMetadataRequest query;
   query.set_name("bn");
   ::inference::ModelMetadataResponse metadata;
-  ASSERT_THAT(Call(*stub_, &Stub::ModelMetadata, query, &metadata), GrpcIsOk());
+  ASSERT_THAT(Call(*stub_, &InferenceStub::ModelMetadata, query, &metadata), GrpcIsOk());
   EXPECT_THAT(metadata.versions(), ElementsAre("1", "2"));
   EXPECT_EQ(metadata.properties().at("num_batches_tracked"), "1");
   EXPECT_EQ(metadata.properties().at("content_hash"), server_.Get("bn").content_hash());
@@ -425,7 +425,7 @@ TEST_F(OpenInferenceTest, StatisticsCountWhatWasAsked) {
     ::inference::ModelStatisticsRequest query;
     query.set_name(name);
     ::inference::ModelStatisticsResponse statistics;
-    ASSERT_THAT(Call(*stub_, &Stub::ModelStatistics, query, &statistics), GrpcIsOk());
+    ASSERT_THAT(Call(*stub_, &InferenceStub::ModelStatistics, query, &statistics), GrpcIsOk());
     ASSERT_EQ(statistics.model_stats_size(), 1);
     const ::inference::ModelStatistics& model = statistics.model_stats(0);
     EXPECT_EQ(model.name(), "bn");
@@ -438,7 +438,7 @@ TEST_F(OpenInferenceTest, StatisticsCountWhatWasAsked) {
   ::inference::ModelStatisticsRequest query;
   query.set_name("nobody");
   ::inference::ModelStatisticsResponse statistics;
-  EXPECT_THAT(Call(*stub_, &Stub::ModelStatistics, query, &statistics),
+  EXPECT_THAT(Call(*stub_, &InferenceStub::ModelStatistics, query, &statistics),
               GrpcStatusIs(grpc::StatusCode::NOT_FOUND, HasSubstr("'nobody'")));
 }
 
@@ -452,8 +452,8 @@ TEST_F(OpenInferenceTest, TensorsInSharedMemory) {
   region.set_offset(8192);
   region.set_byte_size(4096);
   ::inference::SystemSharedMemoryRegisterResponse registered;
-  ASSERT_THAT(Call(*stub_, &Stub::SystemSharedMemoryRegister, region, &registered), GrpcIsOk());
-  EXPECT_THAT(Call(*stub_, &Stub::SystemSharedMemoryRegister, region, &registered),
+  ASSERT_THAT(Call(*stub_, &InferenceStub::SystemSharedMemoryRegister, region, &registered), GrpcIsOk());
+  EXPECT_THAT(Call(*stub_, &InferenceStub::SystemSharedMemoryRegister, region, &registered),
               GrpcStatusIs(grpc::StatusCode::ALREADY_EXISTS, HasSubstr("'tensors'")));
 
   ::inference::ModelInferRequest request = Request();
@@ -483,13 +483,14 @@ TEST_F(OpenInferenceTest, TensorsInSharedMemory) {
   EXPECT_THAT(Infer(request, &response), GrpcStatusIs(grpc::StatusCode::INVALID_ARGUMENT, HasSubstr("of 8, want 16")));
 
   ::inference::SystemSharedMemoryStatusResponse regions;
-  ASSERT_THAT(Call(*stub_, &Stub::SystemSharedMemoryStatus, ::inference::SystemSharedMemoryStatusRequest(), &regions),
-              GrpcIsOk());
+  ASSERT_THAT(
+      Call(*stub_, &InferenceStub::SystemSharedMemoryStatus, ::inference::SystemSharedMemoryStatusRequest(), &regions),
+      GrpcIsOk());
   EXPECT_EQ(regions.regions().at("tensors").key(), object.name());
   EXPECT_EQ(regions.regions().at("tensors").offset(), 8192);
   ::inference::SystemSharedMemoryUnregisterResponse unregistered;
-  ASSERT_THAT(Call(*stub_, &Stub::SystemSharedMemoryUnregister, ::inference::SystemSharedMemoryUnregisterRequest(),
-                   &unregistered),
+  ASSERT_THAT(Call(*stub_, &InferenceStub::SystemSharedMemoryUnregister,
+                   ::inference::SystemSharedMemoryUnregisterRequest(), &unregistered),
               GrpcIsOk());
   EXPECT_EQ(server_.server().shared_memory_bytes(), 0);
   place(64, request.mutable_inputs(0)->mutable_parameters());
@@ -504,14 +505,14 @@ TEST_F(OpenInferenceTest, RefusesOtherPeoplesMemory) {
   region.set_key(object.name());
   region.set_byte_size(4096);
   ::inference::SystemSharedMemoryRegisterResponse registered;
-  EXPECT_THAT(Call(*stub_, &Stub::SystemSharedMemoryRegister, region, &registered),
+  EXPECT_THAT(Call(*stub_, &InferenceStub::SystemSharedMemoryRegister, region, &registered),
               GrpcStatusIs(grpc::StatusCode::PERMISSION_DENIED, HasSubstr("everybody may write")));
   ASSERT_EQ(fchmod(object.fd(), 0600), 0);
   region.set_offset(~uint64_t{0});
-  EXPECT_THAT(Call(*stub_, &Stub::SystemSharedMemoryRegister, region, &registered),
+  EXPECT_THAT(Call(*stub_, &InferenceStub::SystemSharedMemoryRegister, region, &registered),
               GrpcStatusIs(grpc::StatusCode::INVALID_ARGUMENT, HasSubstr("18446744073709551615")));
   region.set_offset(64 << 10);
-  EXPECT_THAT(Call(*stub_, &Stub::SystemSharedMemoryRegister, region, &registered),
+  EXPECT_THAT(Call(*stub_, &InferenceStub::SystemSharedMemoryRegister, region, &registered),
               GrpcStatusIs(grpc::StatusCode::OUT_OF_RANGE, HasSubstr("has 65536 bytes, want 69632")));
 }
 
@@ -523,10 +524,10 @@ TEST(OpenInferenceOffTest, SharedMemoryByNameIsOffUnlessAskedFor) {
   ::inference::SystemSharedMemoryRegisterRequest region;
   region.set_name("tensors");
   ::inference::SystemSharedMemoryRegisterResponse registered;
-  EXPECT_THAT(Call(*stub, &Stub::SystemSharedMemoryRegister, region, &registered),
+  EXPECT_THAT(Call(*stub, &InferenceStub::SystemSharedMemoryRegister, region, &registered),
               GrpcStatusIs(grpc::StatusCode::FAILED_PRECONDITION, HasSubstr("--open-inference-shared-memory")));
   ::inference::ServerMetadataResponse metadata;
-  ASSERT_THAT(Call(*stub, &Stub::ServerMetadata, ::inference::ServerMetadataRequest(), &metadata), GrpcIsOk());
+  ASSERT_THAT(Call(*stub, &InferenceStub::ServerMetadata, ::inference::ServerMetadataRequest(), &metadata), GrpcIsOk());
   EXPECT_THAT(metadata.extensions(), ::testing::Not(::testing::Contains("system_shared_memory")));
 }
 

@@ -28,7 +28,7 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::MatchesRegex;
 
-using Stub = v1::SharedMemoryService::Stub;
+using SharedMemoryStub = v1::SharedMemoryService::Stub;
 
 app::ServerOptions SharedMemoryOptions() {
   app::ServerOptions options = TestOptions();
@@ -37,33 +37,33 @@ app::ServerOptions SharedMemoryOptions() {
   return options;
 }
 
-grpc::Status Register(Stub& stub, const std::string& session, const std::string& name, int64_t size_bytes,
+grpc::Status Register(SharedMemoryStub& stub, const std::string& session, const std::string& name, int64_t size_bytes,
                       std::string* region) {
   v1::RegisterRegionRequest request;
   request.set_session(session);
   request.set_name(name);
   request.set_size_bytes(size_bytes);
   v1::RegisterRegionResponse response;
-  grpc::Status status = Call(stub, &Stub::RegisterRegion, request, &response);
+  grpc::Status status = Call(stub, &SharedMemoryStub::RegisterRegion, request, &response);
   *region = response.region();
   return status;
 }
 
-grpc::Status Unregister(Stub& stub, const std::string& session, const std::string& region) {
+grpc::Status Unregister(SharedMemoryStub& stub, const std::string& session, const std::string& region) {
   v1::UnregisterRegionRequest request;
   request.set_session(session);
   request.set_region(region);
   v1::UnregisterRegionResponse response;
-  return Call(stub, &Stub::UnregisterRegion, request, &response);
+  return Call(stub, &SharedMemoryStub::UnregisterRegion, request, &response);
 }
 
-grpc::Status List(Stub& stub, const std::string& session, v1::ListRegionsResponse* response) {
+grpc::Status List(SharedMemoryStub& stub, const std::string& session, v1::ListRegionsResponse* response) {
   v1::ListRegionsRequest request;
   request.set_session(session);
-  return Call(stub, &Stub::ListRegions, request, response);
+  return Call(stub, &SharedMemoryStub::ListRegions, request, response);
 }
 
-bool IsKnown(Stub& stub, const std::string& session) {
+bool IsKnown(SharedMemoryStub& stub, const std::string& session) {
   v1::ListRegionsResponse response;
   return List(stub, session, &response).error_code() != grpc::StatusCode::NOT_FOUND;
 }
@@ -84,7 +84,7 @@ class Client {
   Client(const Client&) = delete;
   Client& operator=(const Client&) = delete;
 
-  Stub& stub() { return *stub_; }
+  SharedMemoryStub& stub() { return *stub_; }
   const std::string& session() const { return session_.session(); }
   const std::string& key() const { return session_.key(); }
   std::string MustRegister(ShmObject& object, int64_t size_bytes) {
@@ -105,7 +105,7 @@ class Client {
 
  private:
   std::shared_ptr<grpc::Channel> channel_;
-  std::unique_ptr<Stub> stub_;
+  std::unique_ptr<SharedMemoryStub> stub_;
   grpc::ClientContext context_;
   v1::OpenSessionResponse session_;
   std::unique_ptr<grpc::ClientReader<v1::OpenSessionResponse>> stream_;

@@ -12,6 +12,7 @@
 #include "client/cli/plot.h"
 #include "client/cli/printer.h"
 #include "client/cli/state_json.h"
+#include "tests/non_finite.h"
 #include "tests/status_matchers.h"
 
 namespace normd::cli {
@@ -22,9 +23,9 @@ using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
 using tests::IsOk;
+using tests::kInf;
 using tests::StatusIs;
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
 constexpr double kMax = std::numeric_limits<double>::max();
 
 TEST(HistogramTest, DrawsHowManyFallIntoEachBin) {

@@ -7,6 +7,7 @@
 
 #include "server/kernels/batch_norm.h"
 #include "tests/server/kernels/adversarial.h"
+#include "tests/server/kernels/element_types.h"
 #include "tests/server/kernels/implementations.h"
 #include "tests/server/kernels/truth.h"
 
@@ -71,8 +72,7 @@ void ExpectMoments(double mean, double var, const std::vector<long double>& valu
 
 template <typename T>
 class AccuracyTest : public ::testing::Test {};
-using ElementTypes = ::testing::Types<float, double>;
-TYPED_TEST_SUITE(AccuracyTest, ElementTypes);
+TYPED_TEST_SUITE(AccuracyTest, FloatAndDouble);
 
 TYPED_TEST(AccuracyTest, StatisticsAndOutputUpToAMeanOfAMillionDeviations) {
   for (const Layout& layout : Layouts()) {

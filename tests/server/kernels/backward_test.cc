@@ -2,23 +2,23 @@
 
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <string>
 #include <vector>
 
 #include "server/kernels/batch_norm.h"
 #include "server/kernels/reference.h"
+#include "tests/non_finite.h"
+#include "tests/server/kernels/element_types.h"
 #include "tests/server/kernels/truth.h"
 
 namespace normd::kernels {
 namespace {
 
+using tests::kInf;
+using tests::kNaN;
 using truth::MutableViewOf;
 using truth::Shape;
 using truth::ViewOf;
-
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 template <typename T>
 struct Problem {
@@ -75,7 +75,10 @@ void ExpectGradients(const Problem<T>& p, GradientMode mode, const Result<T>& go
     const std::vector<long double> dx = truth::Channel(p.shape, got.dx.data(), c);
     for (size_t k = 0; k < dx.size(); ++k) {
       const auto value = static_cast<double>(want.dx[k]);
-      ASSERT_NEAR(static_cast<double>(dx[k]), value, unit * std::max(1.0, std::abs(value)))
+      const double tolerance = unit * std::max(1.0, std::abs(value));
+      // The macro itself, for each of millions of values, would take most of the test.
+      if (std::abs(static_cast<double>(dx[k]) - value) <= tolerance) continue;
+      ASSERT_NEAR(static_cast<double>(dx[k]), value, tolerance)
           << what << p.shape.ToString() << " channel " << c << " value " << k;
     }
   }
@@ -83,8 +86,7 @@ void ExpectGradients(const Problem<T>& p, GradientMode mode, const Result<T>& go
 
 template <typename T>
 class BackwardTest : public ::testing::Test {};
-using ElementTypes = ::testing::Types<float, double>;
-TYPED_TEST_SUITE(BackwardTest, ElementTypes);
+TYPED_TEST_SUITE(BackwardTest, FloatAndDouble);
 
 TYPED_TEST(BackwardTest, EveryOddShapeAgreesWithTheChainRule) {
   for (const Shape& s : truth::OddShapes()) {

@@ -10,18 +10,19 @@
 #include <vector>
 
 #include "server/kernels/reference.h"
+#include "tests/non_finite.h"
+#include "tests/server/kernels/element_types.h"
 #include "tests/server/kernels/truth.h"
 
 namespace normd::kernels {
 namespace {
 
 using ::testing::ElementsAre;
+using tests::kInf;
+using tests::kNaN;
 using truth::MutableViewOf;
 using truth::Shape;
 using truth::ViewOf;
-
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 // 4 * 2^-24 * max(1, |y|) for float; for double, rounding only.
 template <typename T>
@@ -66,8 +67,7 @@ void ExpectStatisticsNear(const Shape& s, const T* x, const Statistics& got, con
 
 template <typename T>
 class BatchNormTest : public ::testing::Test {};
-using ElementTypes = ::testing::Types<float, double>;
-TYPED_TEST_SUITE(BatchNormTest, ElementTypes);
+TYPED_TEST_SUITE(BatchNormTest, FloatAndDouble);
 
 TYPED_TEST(BatchNormTest, StatisticsOfEveryOddShapeAgreeWithTheFormula) {
   for (const Shape& s : truth::OddShapes()) {

@@ -6,21 +6,21 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <limits>
 #include <string>
 #include <vector>
 
 #include "server/kernels/half.h"
+#include "tests/non_finite.h"
+#include "tests/server/kernels/element_types.h"
 #include "tests/server/kernels/truth.h"
 
 namespace normd::kernels {
 namespace {
 
 using ::testing::ElementsAre;
+using tests::kInf;
 using truth::Shape;
 using truth::ViewOf;
-
-constexpr double kInf = std::numeric_limits<double>::infinity();
 
 template <typename T>
 T Rounded(double value) {
@@ -51,7 +51,6 @@ void ExpectExtremes(const Shape& s, const T* x) {
 
 template <typename T>
 class ExtremesTest : public ::testing::Test {};
-using ElementTypes = ::testing::Types<float, double, Float16, BFloat16>;
 TYPED_TEST_SUITE(ExtremesTest, ElementTypes);
 
 TYPED_TEST(ExtremesTest, OfEveryOddShape) {

@@ -17,7 +17,7 @@ struct Layer {
   std::string Hash() const { return ContentHash(config, statistics, affine); }
 };
 
-Layer TwoChannels() {
+Layer LayerOfTwoChannels() {
   Layer layer;
   layer.config.num_channels = 2;
   layer.statistics.running_mean = {0.5, -1.25};
@@ -31,14 +31,14 @@ Layer TwoChannels() {
 // The wanted digests come from Python: hashlib.sha256(b"normd.v1" + struct.pack("<qddBB", num_channels, eps, clip,
 // track_running_stats, affine) + struct.pack("<2d", *running_mean) + ...).hexdigest().
 TEST(ContentHashTest, IsTheSha256OfTheDocumentedBytes) {
-  Layer layer = TwoChannels();
+  Layer layer = LayerOfTwoChannels();
   EXPECT_EQ(layer.Hash(), "eec36917e7eb0c55680ae8158ac0e777ab39ec563b1d9c27581ce2e7be8f042b");
 
   layer.config.clip = 10;
   layer.config.affine = false;
   EXPECT_EQ(layer.Hash(), "563f6dacc240891c5cabe0ffa48109985cae7934e7d9252f93ba35907470f0fc");
 
-  layer = TwoChannels();
+  layer = LayerOfTwoChannels();
   layer.config.track_running_stats = false;
   EXPECT_EQ(layer.Hash(), "1ac1eb57545b1532588f6894d78960e1b19e1450546d76107a4cde344b94b944");
 
@@ -60,14 +60,14 @@ TEST(ContentHashTest, DependsOnWhatInferenceDependsOn) {
   };
   std::set<std::string> hashes;
   for (const auto& change : changes) {
-    Layer layer = TwoChannels();
+    Layer layer = LayerOfTwoChannels();
     change(layer);
     EXPECT_TRUE(hashes.insert(layer.Hash()).second);
   }
 }
 
 TEST(ContentHashTest, DoesNotDependOnTheRest) {
-  const std::string hash = TwoChannels().Hash();
+  const std::string hash = LayerOfTwoChannels().Hash();
   const std::function<void(Layer&)> changes[] = {
       [](Layer& l) { l.statistics.num_batches_tracked = 9; },
       [](Layer& l) { l.statistics.sample_count[0] = 9; },
@@ -79,7 +79,7 @@ TEST(ContentHashTest, DoesNotDependOnTheRest) {
       [](Layer& l) { l.config.non_finite_policy = NonFinitePolicy::kPropagate; },
   };
   for (const auto& change : changes) {
-    Layer layer = TwoChannels();
+    Layer layer = LayerOfTwoChannels();
     change(layer);
     EXPECT_EQ(layer.Hash(), hash);
   }

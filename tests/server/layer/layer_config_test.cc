@@ -1,9 +1,9 @@
 #include "server/layer/layer_config.h"
 
 #include <functional>
-#include <limits>
 #include <string>
 
+#include "tests/non_finite.h"
 #include "tests/status_matchers.h"
 
 namespace normd::layer {
@@ -11,10 +11,10 @@ namespace {
 
 using absl::StatusCode;
 using tests::IsOk;
+using tests::kInf;
+using tests::kNaN;
 using tests::StatusIs;
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr int64_t kMaxChannels = 1000;
 
 LayerConfig Valid() {

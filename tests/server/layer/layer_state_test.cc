@@ -1,10 +1,10 @@
 #include "server/layer/layer_state.h"
 
 #include <functional>
-#include <limits>
 #include <string>
 #include <vector>
 
+#include "tests/non_finite.h"
 #include "tests/status_matchers.h"
 
 namespace normd::layer {
@@ -14,10 +14,9 @@ using absl::StatusCode;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using tests::IsOk;
+using tests::kInf;
+using tests::kNaN;
 using tests::StatusIs;
-
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 LayerConfig TwoChannels() {
   LayerConfig config;

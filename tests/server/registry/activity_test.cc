@@ -6,10 +6,12 @@
 #include <limits>
 #include <vector>
 
+#include "tests/non_finite.h"
+
 namespace normd::registry {
 namespace {
 
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
+using tests::kInf;
 
 class DriftTest : public ::testing::Test {
  protected:
@@ -46,9 +48,9 @@ TEST_F(DriftTest, LeavesSkippedChannelsOut) {
 }
 
 TEST_F(DriftTest, NonFiniteIsInfinitelyFar) {
-  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), kInfinity}) {
-    EXPECT_EQ(Measure({bad, 10, -1}, {0.75, 3.75, 0}).mean, kInfinity);
-    EXPECT_EQ(Measure({0, 10, -1}, {0.75, bad, 0}).variance, kInfinity);
+  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), kInf}) {
+    EXPECT_EQ(Measure({bad, 10, -1}, {0.75, 3.75, 0}).mean, kInf);
+    EXPECT_EQ(Measure({0, 10, -1}, {0.75, bad, 0}).variance, kInf);
   }
 }
 

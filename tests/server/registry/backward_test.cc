@@ -1,8 +1,8 @@
 #include <cmath>
-#include <limits>
 #include <string>
 #include <vector>
 
+#include "tests/non_finite.h"
 #include "tests/server/registry/registry_fixture.h"
 
 namespace normd::registry {
@@ -14,12 +14,11 @@ using layer::NonFinitePolicy;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using tests::IsOk;
+using tests::kInf;
+using tests::kNaN;
 using tests::StatusIs;
 using tests::View;
 using Mode = BackwardInput::Mode;
-
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInf = std::numeric_limits<double>::infinity();
 
 // Numbers of torch.nn.functional.batch_norm of PyTorch 1.13.1 in float64, with gamma (2, -1), beta (0.5, 3), eps 1e-5.
 const std::vector<double> kTrainingDx = {0.7155394272999691,  0.22935879566115944,  0.31304844354270794,

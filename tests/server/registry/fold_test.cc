@@ -5,9 +5,10 @@
 
 #include <cmath>
 #include <functional>
-#include <limits>
 #include <string>
 #include <vector>
+
+#include "tests/non_finite.h"
 
 namespace normd::registry {
 namespace {
@@ -17,8 +18,8 @@ using layer::LayerConfig;
 using layer::Statistics;
 using layer::VarianceEstimator;
 using ::testing::ElementsAre;
+using tests::kNaN;
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 constexpr int kBatches = 4;
 
 // Batch t has 3 + t rows of 2 channels.

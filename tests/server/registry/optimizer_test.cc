@@ -1,10 +1,10 @@
 #include "server/registry/optimizer.h"
 
 #include <cmath>
-#include <limits>
 #include <string>
 #include <vector>
 
+#include "tests/non_finite.h"
 #include "tests/status_matchers.h"
 
 namespace normd::registry {
@@ -14,13 +14,12 @@ using absl::StatusCode;
 using layer::Affine;
 using layer::OptimizerState;
 using tests::IsOk;
+using tests::kInf;
+using tests::kNaN;
 using tests::StatusIs;
 
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInf = std::numeric_limits<double>::infinity();
-
-const std::vector<std::vector<double>> kDgamma = {{0.5, -1.0}, {0.25, 2.0}, {-1.5, 0.125}};
-const std::vector<std::vector<double>> kDbeta = {{1.0, 0.0}, {-2.0, 0.5}, {0.75, 3.0}};
+const std::vector<std::vector<double>> kDgammas = {{0.5, -1.0}, {0.25, 2.0}, {-1.5, 0.125}};
+const std::vector<std::vector<double>> kDbetas = {{1.0, 0.0}, {-2.0, 0.5}, {0.75, 3.0}};
 
 Affine Start() { return {.gamma = {1, -2}, .beta = {0.5, 0}}; }
 
@@ -57,7 +56,8 @@ TEST(OptimizerTest, GivesPyTorchsNumbers) {
     ASSERT_THAT(ValidateOptimizer(c.step), IsOk());
     OptimizerState state;
     Affine affine = Start();
-    for (size_t t = 0; t < kDgamma.size(); ++t) ApplyOptimizer(c.step, kDgamma[t], kDbeta[t], false, &state, &affine);
+    for (size_t t = 0; t < kDgammas.size(); ++t)
+      ApplyOptimizer(c.step, kDgammas[t], kDbetas[t], false, &state, &affine);
     EXPECT_NEAR(affine.gamma[0], c.want[0], 1e-15 * 4);
     EXPECT_NEAR(affine.gamma[1], c.want[1], 1e-15 * 4);
     EXPECT_NEAR(affine.beta[0], c.want[2], 1e-15 * 4);
@@ -71,13 +71,13 @@ TEST(OptimizerTest, StartsAnewWhenTheKindChanges) {
   const OptimizerStep sgd = SgdStep{.learning_rate = 0.1, .momentum = 0.9};
   OptimizerState state;
   Affine affine = Start();
-  ApplyOptimizer(adam, kDgamma[0], kDbeta[0], false, &state, &affine);
+  ApplyOptimizer(adam, kDgammas[0], kDbetas[0], false, &state, &affine);
   EXPECT_EQ(state.kind, OptimizerState::Kind::kAdam);
 
   OptimizerState fresh;
   Affine expected = affine;
-  ApplyOptimizer(sgd, kDgamma[1], kDbeta[1], false, &fresh, &expected);
-  ApplyOptimizer(sgd, kDgamma[1], kDbeta[1], false, &state, &affine);
+  ApplyOptimizer(sgd, kDgammas[1], kDbetas[1], false, &fresh, &expected);
+  ApplyOptimizer(sgd, kDgammas[1], kDbetas[1], false, &state, &affine);
   EXPECT_EQ(state, fresh);
   EXPECT_EQ(affine, expected);
   EXPECT_TRUE(state.gamma_second_moment.empty());
@@ -86,7 +86,7 @@ TEST(OptimizerTest, StartsAnewWhenTheKindChanges) {
 TEST(OptimizerTest, PlainDescentKeepsNoBuffer) {
   OptimizerState state;
   Affine affine = Start();
-  ApplyOptimizer(SgdStep{.learning_rate = 0.1}, kDgamma[0], kDbeta[0], false, &state, &affine);
+  ApplyOptimizer(SgdStep{.learning_rate = 0.1}, kDgammas[0], kDbetas[0], false, &state, &affine);
   EXPECT_TRUE(state.gamma_momentum.empty());
   EXPECT_TRUE(state.beta_momentum.empty());
 }
@@ -97,7 +97,7 @@ TEST(OptimizerTest, ANonFiniteGradientLeavesItsChannelAlone) {
   for (const OptimizerStep& step : steps) {
     OptimizerState state;
     Affine affine = Start();
-    ApplyOptimizer(step, kDgamma[0], kDbeta[0], true, &state, &affine);
+    ApplyOptimizer(step, kDgammas[0], kDbetas[0], true, &state, &affine);
     const OptimizerState state_before = state;
     const Affine before = affine;
     // One of the two is enough.

@@ -1,10 +1,10 @@
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <string>
 #include <vector>
 
 #include "server/registry/layer_entry.h"
+#include "tests/non_finite.h"
 #include "tests/server/registry/registry_fixture.h"
 
 namespace normd::registry {
@@ -17,11 +17,10 @@ using layer::TrainingStatistics;
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using tests::IsOk;
+using tests::kInf;
+using tests::kNaN;
 using tests::StatusIs;
 using tests::View;
-
-constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
-constexpr double kInf = std::numeric_limits<double>::infinity();
 
 class TrainStepTest : public tests::RegistryTest {
  protected:

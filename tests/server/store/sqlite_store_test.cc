@@ -222,7 +222,7 @@ TEST_F(SqliteStoreTest, TheLogDoesNotGrowForEver) {
     Open();
     StateStore::SnapshotPtr layer;
     // About 100 KB each.
-    for (int i = 0; i < 800; ++i) {
+    for (int i = 0; i < 200; ++i) {
       const auto next = SomeLayer("a", i, 3000);
       ASSERT_THAT(store_->Write({Put(next, std::exchange(layer, next))}), IsOk());
     }
