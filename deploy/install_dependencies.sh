@@ -14,8 +14,9 @@ build=(build-essential ca-certificates ccache cmake git libabsl-dev libcli11-dev
 quickstart=("${build[@]}" python3 python3-grpcio python3-numpy python3-pip python3-protobuf python3-setuptools
             python3-sklearn python3-torch python3-venv python3-wheel)
 test=("${quickstart[@]}" clang-14 clang-format-14 clang-tidy-14 doxygen g++-aarch64-linux-gnu haproxy iproute2
-      libbenchmark-dev libclang-rt-14-dev libgmock-dev libgtest-dev libonnx-testdata mkdocs mypy nghttp2-client prometheus
-      python3-matplotlib python3-onnx python3-pytest python3-torchvision python3-tqdm qemu-user redis-server shellcheck)
+      libbenchmark-dev libclang-rt-14-dev libgmock-dev libgtest-dev libonnx-testdata lld mkdocs mypy nghttp2-client prometheus
+      python3-matplotlib python3-onnx python3-pytest python3-pytest-xdist python3-torchvision python3-tqdm qemu-user
+      redis-server shellcheck)
 deploy=(catatonit curl docker-compose docker.io iproute2 iptables mmdebstrap openssl podman python3-numpy python3-yaml redis-server
         runc)
 bench=("${build[@]}" haproxy libbenchmark-dev libdnnl-dev libtorch-dev python3 python3-grpcio python3-matplotlib python3-numpy

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Installs what is missing, builds and runs every test: lint, C++ (release, then under AddressSanitizer+UBSan and
-# ThreadSanitizer), Python with the judges (ONNX, PyTorch, torchvision, scikit-learn), clients of others in JavaScript, the
-# container image with Docker, compose and Kubernetes manifests, and the fuzzers for half a minute.
+# Installs what is missing, builds and runs every test: lint, C++ (under AddressSanitizer+UBSan; under ThreadSanitizer where
+# threads meet; as released what optimization can change), Python with the judges (ONNX, PyTorch, torchvision, scikit-learn),
+# clients of others in JavaScript, the container image with Docker, compose and Kubernetes manifests, and the fuzzers for half
+# a minute.
 #
 #   tests/run.sh            everything
-#   tests/run.sh --quick    without the deployment, the sanitizer builds and the fuzzers
+#   tests/run.sh --quick    without the deployment, the sanitizers and the fuzzers, and so all C++ tests as released
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
@@ -26,10 +27,10 @@ export CTEST_OUTPUT_ON_FAILURE=1 CLICOLOR_FORCE=0
 started=$SECONDS
 say() { printf '\n==> [%3ds] %s\n' "$((SECONDS - started))" "$*"; }
 
-# build_and_test <preset>
+# build_and_test <preset> [cmake's arguments...]
 build_and_test() {
   say "C++ $1: build"
-  cmake --preset "$1" >"build/$1.configure.log" 2>&1 || {
+  cmake --preset "$@" >"build/$1.configure.log" 2>&1 || {
     cat "build/$1.configure.log" >&2
     exit 1
   }
@@ -50,12 +51,13 @@ mkdir -p build
 say "Lint"
 tests/lint.sh
 
-build_and_test release
+build_and_test release "-DNORMD_TESTS_ONCE=$([[ $quick ]] && echo OFF || echo ON)"
 
 say "Python: package, judges, quickstart example"
 client/python/make_venv.sh build/venv
 build/venv/bin/python -m mypy --strict --config-file client/python/pyproject.toml client/python/normd client/python/examples
-NORMD_BIN=$root/build/release/server/app/normd build/venv/bin/python -m pytest -q tests/python
+NORMD_BIN=$root/build/release/server/app/normd build/venv/bin/python -m pytest -q \
+  --numprocesses 2 --dist loadfile tests/python
 
 say "Clients of others: grpc-js, buf curl, h2load"
 tests/foreign/run.sh build/release
