@@ -65,14 +65,14 @@ function(normd_library name)
   endif()
 endfunction()
 
-# normd_test(<name> [SINGLE_THREADED] [OPTIMIZED] [COMPUTES] [RUN_SERIAL] LABELS unit|integration|slow SOURCES ... LINK targets...)
+# normd_test(<name> [SINGLE_THREADED] [RELEASED] [COMPUTES] [RUN_SERIAL] LABELS unit|integration|slow SOURCES ... LINK targets...)
 # Makes a GoogleTest program and registers it with ctest as one test.
 #   SINGLE_THREADED   it has nothing for ThreadSanitizer to see, and is left out under it
-#   OPTIMIZED         it looks at what optimized code does: NORMD_TESTS_ONCE does not leave it out
+#   RELEASED          it looks at what sanitizers do not show: NORMD_TESTS_ONCE does not leave it out
 #   COMPUTES          its own code takes long, and is optimized
 #   RUN_SERIAL        it fills the machine by itself
 function(normd_test name)
-  cmake_parse_arguments(ARG "SINGLE_THREADED;OPTIMIZED;COMPUTES;RUN_SERIAL" "TIMEOUT" "LABELS;SOURCES;LINK" ${ARGN})
+  cmake_parse_arguments(ARG "SINGLE_THREADED;RELEASED;COMPUTES;RUN_SERIAL" "TIMEOUT" "LABELS;SOURCES;LINK" ${ARGN})
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_LINK} GTest::gmock GTest::gtest_main)
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
@@ -82,7 +82,7 @@ function(normd_test name)
   if(NOT ARG_COMPUTES)
     target_compile_options(${name} PRIVATE -O0)
   endif()
-  if((ARG_SINGLE_THREADED AND NORMD_SANITIZE STREQUAL "thread") OR (NORMD_TESTS_ONCE AND NOT ARG_OPTIMIZED))
+  if((ARG_SINGLE_THREADED AND NORMD_SANITIZE STREQUAL "thread") OR (NORMD_TESTS_ONCE AND NOT ARG_RELEASED))
     set_target_properties(${name} PROPERTIES EXCLUDE_FROM_ALL TRUE)
     return()
   endif()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds and runs every test: lint, C++ (under AddressSanitizer+UBSan; under ThreadSanitizer where
-# threads meet; as released what optimization can change), Python with the judges (ONNX, PyTorch, torchvision, scikit-learn),
+# threads meet; as released what those do not show), Python with the judges (ONNX, PyTorch, torchvision, scikit-learn),
 # clients of others in JavaScript, the container image with Docker, compose and Kubernetes manifests, and the fuzzers for half
 # a minute.
 #

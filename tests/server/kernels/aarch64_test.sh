@@ -7,7 +7,7 @@ source=$1
 build=$2
 mkdir -p "$build"
 cd "$source"
-flags=(-std=c++20 -O2 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Werror -I. -isystem "$build/include")
+flags=(-std=c++20 -O1 -ffp-contract=off -fno-math-errno -fno-trapping-math -Wall -Wextra -Werror -I. -isystem "$build/include")
 # Abseil's headers alone: they are the same for every machine.
 mkdir -p "$build/include"
 ln -sfn /usr/include/absl "$build/include/absl"
