@@ -6,8 +6,8 @@
 // The order in which the values of a channel are added, defined here once and followed by every implementation. It
 // depends on num_channels, inner and a value's place in its channel, and on nothing else: not on `outer`, so a tensor
 // may arrive in pieces along it; not on threads, vector width or alignment. All additions are float64; multiplications
-// and additions are rounded one by one (never a fused multiply-add). docs/batch_norm.md, "Order of the sums", says the
-// same in prose.
+// and additions are rounded one by one (a fused multiply-add stands only where it rounds the same). docs/batch_norm.md,
+// "Order of the sums", says the same in prose.
 //
 // A sum of a channel is built from blocks. Their sums are added in order with TwoSum (Knuth: the rounding error of
 // every addition is kept beside the sum and added at the end). A block's sum:

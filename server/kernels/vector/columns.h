@@ -23,6 +23,13 @@ inline void SpreadToColumns(const double* per_channel, int64_t num_channels, int
   }
 }
 
+// Whether an operation has a center to take off.
+inline bool AnyCenter(const double* center, int64_t num_channels) {
+  int64_t count = 0;
+  for (int64_t c = 0; c < num_channels; ++c) count += center[c] != 0;
+  return count > 0;
+}
+
 // Whether a tensor of so many elements has a finished block, and so totals; before, they are not looked at.
 inline bool HasTotals(int64_t elements, int64_t num_channels, int64_t inner) {
   const int64_t width = order::MatrixWidth(num_channels, inner);
@@ -38,6 +45,37 @@ struct ColumnSums {
   double* open;
 };
 
+// A number that the compiler takes as it is.
+template <typename V>
+[[gnu::always_inline]] inline V Opaque(V value) {
+  asm("" : "+r"(value));
+  return value;
+}
+
+// Where up to eight rows begin, `width` elements apart: from one pointer and multiples of the width, which an address
+// can have. The compiler by itself would keep a pointer for each row, more than there are registers for.
+template <typename T, int kCount>
+struct RowPointers {
+  explicit RowPointers(int64_t width)
+      : one(Opaque(width * static_cast<int64_t>(sizeof(T)))),
+        three(Opaque(3 * one)),
+        five(Opaque(5 * one)),
+        seven(Opaque(7 * one)) {}
+
+  template <int kRow>
+  [[gnu::always_inline]] const T* Row(const T* first) const {
+    static_assert(kRow < 8);
+    constexpr int kFactor[] = {0, 1, 2, 1, 4, 1, 2, 1};
+    const int64_t offset = kRow == 3 || kRow == 6 ? three : kRow == 5 ? five : kRow == 7 ? seven : one;
+    return reinterpret_cast<const T*>(reinterpret_cast<const char*>(first) + kFactor[kRow] * offset);
+  }
+
+  int64_t one;
+  int64_t three;
+  int64_t five;
+  int64_t seven;
+};
+
 template <typename T, typename R>
 class ColumnAdder {
  public:
@@ -50,7 +88,8 @@ class ColumnAdder {
         stride_(order::RoundUp(width_, order::kLanes)),
         block_rows_(order::BlockMatrixRows(width_)),
         begin_(done),
-        end_(done + tensors.elements()) {}
+        end_(done + tensors.elements()),
+        centered_(!R::kHasCenter || AnyCenter(params.array[0], tensors.num_channels)) {}
 
   static int64_t Stride(int64_t num_channels, int64_t inner) {
     return order::RoundUp(order::MatrixWidth(num_channels, inner), order::kLanes);
@@ -155,42 +194,52 @@ class ColumnAdder {
     }
     // Chunks reach over the end of a row where the width is no multiple of 16: into the next row, which must be there.
     const int64_t safe = (end_ - (stride_ - width_)) / width_;
-    for (; row + kRows <= order::Min(last, safe); row += kRows) Rows<kRows>(row * width_ - begin_, v0, v1, sums);
-    for (; row + 4 <= order::Min(last, safe); row += 4) Rows<4>(row * width_ - begin_, v0, v1, sums);
-    for (; row < order::Min(last, safe); ++row) Rows<1>(row * width_ - begin_, v0, v1, sums);
+    if (centered_) {
+      WholeRows<true>(&row, order::Min(last, safe), v0, v1, sums);
+    } else {
+      WholeRows<!R::kHasCenter>(&row, order::Min(last, safe), v0, v1, sums);
+    }
     for (; row < last; ++row) Stretch(row, 0, width_, v0, v1, sums);
     if (end % width_ != 0) Stretch(last, 0, end % width_, v0, v1, sums);
   }
 
-  static constexpr int kRows = 8;
+  // Rows from *row to `end`, or a few less.
+  template <bool kCentered>
+  void WholeRows(int64_t* row, int64_t end, int64_t v0, int64_t v1, double* sums) const {
+    for (; *row + 8 <= end; *row += 8) Rows<kCentered, 8>(*row * width_ - begin_, v0, v1, sums);
+    for (; *row + 4 <= end; *row += 4) Rows<kCentered, 4>(*row * width_ - begin_, v0, v1, sums);
+    for (; *row < end; ++*row) Rows<kCentered, 1>(*row * width_ - begin_, v0, v1, sums);
+  }
 
   // kCount whole rows, the first of which begins at element `first` of the piece.
-  template <int kCount>
+  template <bool kCentered, int kCount>
   void Rows(int64_t first, int64_t v0, int64_t v1, double* sums) const {
-    // The same columns of the next rows or, in a narrow matrix, about kAhead<T> further on.
-    const int64_t ahead = order::Max(kCount * width_, width_ * (kAhead<T> / width_));
     // Copies, which the stores below cannot change.
-    const Tensors<T> tensors = tensors_;
-    const int64_t width = width_;
     const int64_t stride = stride_;
     const double bound = bound_;
     const double* columns[R::kParams];
     Each<R::kParams>([&](auto k) { columns[k] = columns_[k]; });
+    const RowPointers<T, kCount> rows(width_);
+    // The same columns of the next rows or, in a narrow matrix, about kAhead<T> further on.
+    const int64_t ahead = order::Max(kCount * width_, width_ * (kAhead<T> / width_));
+    const T* at[R::kInputs];
+    Each<R::kInputs>([&](auto i) { at[i] = tensors_.in[i] + first + v0; });
     for (int64_t v = v0; v < v1; v += order::kLanes) {
       V16 p[R::kParams];
       V16 acc[R::kSums];
       Each<R::kParams>([&](auto k) { p[k] = Load(columns[k] + v); });
       Each<R::kSums>([&](auto s) { acc[s] = Load(sums + s * stride + v); });
       Each<kCount>([&](auto r) {
-        const int64_t e = first + r * width + v;
         V16 in[2];
-        V16 terms[R::kSums];
-        Each<R::kInputs>([&](auto i) { PrefetchChunk(tensors.in[i], e + ahead); });
-        LoadInputs<R::kInputs>(tensors, e, in);
-        R::Terms(in, p, bound, terms);
-        Each<R::kSums>([&](auto s) { acc[s] = acc[s] + terms[s]; });
+        Each<R::kInputs>([&](auto i) {
+          const T* row = rows.template Row<r>(at[i]);
+          PrefetchChunk(row, ahead);
+          in[i] = Load(row);
+        });
+        AddTerms<R, T, kCentered>(in, p, bound, acc);
       });
       Each<R::kSums>([&](auto s) { Store<false>(acc[s], sums + s * stride + v); });
+      Each<R::kInputs>([&](auto i) { at[i] = Opaque(at[i] + order::kLanes); });
     }
   }
 
@@ -205,7 +254,7 @@ class ColumnAdder {
       // LoadSome, since the arrays and the piece may end here.
       LoadSomeInputs<R::kInputs>(tensors_, row * width_ + v - begin_, count, in);
       Each<R::kParams>([&](auto k) { p[k] = LoadSome(columns_[k] + v, count); });
-      R::Terms(in, p, bound_, terms);
+      R::template Terms<true>(in, p, bound_, terms);
       Each<R::kSums>([&](auto s) {
         double* at = sums + s * stride_ + v;
         StoreSome(LoadSome(at, count) + terms[s], at, count);
@@ -221,6 +270,7 @@ class ColumnAdder {
   const int64_t block_rows_;
   const int64_t begin_;
   const int64_t end_;
+  const bool centered_;
   const double* columns_[R::kParams];
   int64_t first_block_ = 0;
   ColumnSums sums_{};
@@ -240,13 +290,15 @@ class ColumnWriter {
         last_(order::Max(first_, grid_.Down(tensors.elements()))),
         chunks_((last_ - first_) / order::kLanes),
         deal_(chunks_, threads, kLeastChunks) {
+    // Short rows are put together, but no more than there are.
     const int64_t row = tensors.num_channels * tensors.inner;
-    width_ = row >= 256 ? row : row * order::CeilDiv(256, row);
+    width_ = row * order::Max(1, order::Min(order::CeilDiv(256, row), tensors.outer));
     // Wraps around, so that a chunk over the end of a row finds the parameters of the next one.
     const int64_t length = width_ + order::kLanes;
+    centered_ = !M::kHasCenter || AnyCenter(params.array[0], tensors.num_channels);
     for (int k = 0; k < M::kParams; ++k) {
       double* spread = scratch->Doubles(length);
-      SpreadToColumns(params.array[k], tensors.num_channels, tensors.inner, length, spread);
+      if (k > 0 || centered_) SpreadToColumns(params.array[k], tensors.num_channels, tensors.inner, length, spread);
       columns_[k] = spread;
     }
   }
@@ -261,7 +313,13 @@ class ColumnWriter {
       const int64_t begin = chunks_ - part.end;
       for (int64_t end = chunks_ - part.begin; end > begin;) {
         const int64_t stretch = order::Max(begin, end - kStretchChunks);
-        Chunks(first_ + stretch * order::kLanes, first_ + end * order::kLanes);
+        const int64_t first = first_ + stretch * order::kLanes;
+        const int64_t last = first_ + end * order::kLanes;
+        if (centered_) {
+          Chunks<true>(first, last);
+        } else {
+          Chunks<!M::kHasCenter>(first, last);
+        }
         end = stretch;
       }
     }
@@ -273,16 +331,18 @@ class ColumnWriter {
   static constexpr int64_t kLeastChunks = kStretchChunks / 16;
 
   // Elements [begin, end), on the grid.
+  template <bool kCentered>
   void Chunks(int64_t begin, int64_t end) const {
     if (width_ <= kTile || end - begin < 4 * width_) {
-      Walk(begin, end, 0, width_);
+      Walk<kCentered>(begin, end, 0, width_);
       return;
     }
     // Wide rows in tiles, whose parameters stay in the first-level cache.
-    for (int64_t v = 0; v < width_; v += kTile) Walk(begin, end, v, order::Min(width_, v + kTile));
+    for (int64_t v = 0; v < width_; v += kTile) Walk<kCentered>(begin, end, v, order::Min(width_, v + kTile));
   }
 
   // The chunks of [begin, end) that begin in columns [v0, v1).
+  template <bool kCentered>
   void Walk(int64_t begin, int64_t end, int64_t v0, int64_t v1) const {
     // Copies, which the stores below cannot change.
     const Tensors<T> tensors = tensors_;
@@ -305,7 +365,7 @@ class ColumnWriter {
         Each<M::kInputs>([&](auto i) { PrefetchChunk(tensors.in[i], ahead); });
         LoadInputs<M::kInputs>(tensors, e, in);
         Each<M::kParams>([&](auto k) { p[k] = Load(columns[k] + (e - row)); });
-        Store<kStream>(M::Value(in, p, bound), tensors.out + e);
+        Store<kStream>(M::template Value<kCentered>(in, p, bound), tensors.out + e);
       }
     }
   }
@@ -315,7 +375,11 @@ class ColumnWriter {
     if (begin == end) return;
     V16 p[M::kParams];
     Each<M::kParams>([&](auto k) { p[k] = Load(columns_[k] + begin % width_); });
-    WriteSome<M>(tensors_, begin, end - begin, p, bound_);
+    if (centered_) {
+      WriteSome<M, true>(tensors_, begin, end - begin, p, bound_);
+    } else {
+      WriteSome<M, !M::kHasCenter>(tensors_, begin, end - begin, p, bound_);
+    }
   }
 
   const Tensors<T>& tensors_;
@@ -328,6 +392,7 @@ class ColumnWriter {
   Deal deal_;
   int64_t width_;
   const double* columns_[M::kParams];
+  bool centered_;
 };
 
 }  // namespace normd::kernels::NORMD_KERNELS_ISA

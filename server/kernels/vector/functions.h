@@ -114,12 +114,41 @@ inline const double* OrFilled(const double* values, double missing, int64_t coun
   return filled;
 }
 
-inline void Products(const double* a, const double* b, int64_t c0, int64_t c1, double* out) {
+// (x - mean) * factor is computed as x * factor - mean * factor, an operation less, where the mean is at most so many
+// standard deviations large: the rounding error of the product, 2^-53 of it, is then nothing beside that of the element
+// type. The choice is each channel's own, so its bits depend on no other's. float64 has no digits to spare.
+template <typename T>
+inline constexpr double kMostFolded = sizeof(T) < sizeof(double) ? 4096.0 : 0.0;
+
+// What Affine or, with clip, ClippedAffine are given for each channel.
+struct AffineArrays {
+  double* center;
+  double* factor;
+  double* offset;
+
+  AffineArrays(int64_t count, Scratch* scratch)
+      : center(scratch->Doubles(count)), factor(scratch->Doubles(count)), offset(scratch->Doubles(count)) {}
+
+  // y = gamma * (x - mean) * inv_std + beta, or x_hat alone with clip.
+  template <typename T>
+  void Make(const double* mean, const double* inv_std, const double* gamma, const double* beta, bool clips, int64_t c0,
+            int64_t c1) const {
 #pragma GCC ivdep
-  for (int64_t c = c0; c < c1; ++c) out[c] = a[c] * b[c];
-}
+    for (int64_t c = c0; c < c1; ++c) {
+      const double f = clips ? inv_std[c] : gamma[c] * inv_std[c];
+      const double product = mean[c] * f;
+      const double weight = __builtin_fabs(gamma[c]);
+      const double size = __builtin_fabs(product) * (clips && weight > 1 ? weight : 1.0);
+      const bool folds = size <= kMostFolded<T>;
+      factor[c] = f;
+      center[c] = folds ? 0.0 : mean[c];
+      offset[c] = (clips ? 0.0 : beta[c]) - (folds ? product : 0.0);
+    }
+  }
+};
 
 // From sums of (x - shift) to the statistics and, where a y is written, to what it is written with.
+template <typename T>
 struct FinishBatch {
   const BatchCall& call;
   double n;
@@ -127,21 +156,21 @@ struct FinishBatch {
   const double* sum;
   const double* squares;
   const double* gamma;
+  const double* beta;
   // Null: no y.
   double* inv_std;
-  // gamma * inv_std.
-  double* scale;
+  const AffineArrays* affine;
 
   void operator()(int64_t c0, int64_t c1) const {
     MomentsFromSums(shift, sum, squares, n, c0, c1, call.mean, call.var);
     if (inv_std == nullptr) return;
     InverseStd(call.var, c0, c1, call.eps, inv_std);
-    Products(gamma, inv_std, c0, c1, scale);
+    affine->template Make<T>(call.mean, inv_std, gamma, beta, Clips(call.clip), c0, c1);
   }
 };
 
 template <typename M, typename T>
-void SumMoments(const Tensors<T>& tensors, FinishBatch* finish, const ChannelArrays<M::kParams>& value_params,
+void SumMoments(const Tensors<T>& tensors, FinishBatch<T>* finish, const ChannelArrays<M::kParams>& value_params,
                 int threads, Scratch* scratch) {
   const int64_t channels = tensors.num_channels;
   double* shift = scratch->Doubles(channels);
@@ -159,7 +188,7 @@ template <typename T>
 void BatchStatistics(const NcsView<const T>& x, int threads, double* mean, double* var) {
   Scratch scratch;
   const BatchCall call = {nullptr, nullptr, 0, 0, mean, var};
-  FinishBatch finish = {call, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  FinishBatch<T> finish = {call, 0, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
   const Tensors<T> tensors = {{x.data, nullptr}, nullptr, x.outer, x.num_channels, x.inner};
   SumMoments<NoValue>(tensors, &finish, {}, threads, &scratch);
 }
@@ -171,13 +200,14 @@ void NormalizeBatch(const NcsView<const T>& x, const BatchCall& call, int thread
   const double* gamma = OrFilled(call.gamma, 1, channels, &scratch);
   const double* beta = OrFilled(call.beta, 0, channels, &scratch);
   double* inv_std = scratch.Doubles(channels);
-  double* scale = scratch.Doubles(channels);
-  FinishBatch finish = {call, 0, nullptr, nullptr, nullptr, gamma, inv_std, scale};
+  const AffineArrays affine(channels, &scratch);
+  FinishBatch<T> finish = {call, 0, nullptr, nullptr, nullptr, gamma, beta, inv_std, &affine};
   const Tensors<T> tensors = {{x.data, nullptr}, y, x.outer, channels, x.inner};
   if (Clips(call.clip)) {
-    SumMoments<ClippedAffine>(tensors, &finish, {{call.mean, inv_std, beta, gamma}}, threads, &scratch);
+    SumMoments<ClippedAffine>(tensors, &finish, {{affine.center, affine.factor, affine.offset, gamma, beta}}, threads,
+                              &scratch);
   } else {
-    SumMoments<Affine>(tensors, &finish, {{call.mean, scale, beta}}, threads, &scratch);
+    SumMoments<Affine>(tensors, &finish, {{affine.center, affine.factor, affine.offset}}, threads, &scratch);
   }
 }
 
@@ -187,14 +217,16 @@ void Normalize(const NcsView<const T>& x, const RawParams& params, int threads, 
   const int64_t channels = x.num_channels;
   const double* gamma = OrFilled(params.gamma, 1, channels, &scratch);
   const double* beta = OrFilled(params.beta, 0, channels, &scratch);
+  const AffineArrays affine(channels, &scratch);
+  const bool clips = Clips(params.clip);
+  affine.template Make<T>(params.mean, params.inv_std, gamma, beta, clips, 0, channels);
   const Tensors<T> tensors = {{x.data, nullptr}, y, x.outer, channels, x.inner};
-  if (Clips(params.clip)) {
-    Write<ClippedAffine>(tensors, {{params.mean, params.inv_std, beta, gamma}}, params.clip, threads);
-    return;
+  if (clips) {
+    const ChannelArrays<5> arrays = {{affine.center, affine.factor, affine.offset, gamma, beta}};
+    Write<ClippedAffine>(tensors, arrays, params.clip, threads);
+  } else {
+    Write<Affine>(tensors, {{affine.center, affine.factor, affine.offset}}, 0, threads);
   }
-  double* scale = scratch.Doubles(channels);
-  Products(gamma, params.inv_std, 0, channels, scale);
-  Write<Affine>(tensors, {{params.mean, scale, beta}}, 0, threads);
 }
 
 template <typename T>
@@ -215,31 +247,46 @@ struct FinishBackward {
   const BackwardCall& call;
   double n;
   const double* gamma;
-  // sum(dy), sum(dy * (x - mean)); with clip sum(dy * clamped x_hat) instead, and sum(g), sum(g * x_hat).
+  // What sums[1] is taken from: the mean, or 0. Always the mean with clip.
+  const double* center;
+  // sum(dy), sum(dy * (x - center)); with clip sum(dy * clamped x_hat) instead, and sum(g), sum(g * x_hat).
   const double* sums[4];
   double* scale;
-  double* mean_g;
   double* slope;
+  double* offset;
 
   void operator()(int64_t c0, int64_t c1) const {
     const double* inv_std = call.params.inv_std;
     const double* mean = call.params.mean;
     const bool clips = Clips(call.params.clip);
+    const double per_value = 1.0 / n;
 #pragma GCC ivdep
     for (int64_t c = c0; c < c1; ++c) {
       // A channel whose mean is NaN has no gradient.
       const bool live = mean[c] == mean[c];
-      const double dgamma = clips ? sums[1][c] : sums[1][c] * inv_std[c];
+      const bool folds = center[c] != mean[c];
+      const double dy_x = folds ? sums[1][c] - mean[c] * sums[0][c] : sums[1][c];
+      const double dgamma = clips ? sums[1][c] : dy_x * inv_std[c];
       const double g = clips ? sums[2][c] : sums[0][c];
       const double gx = clips ? sums[3][c] : dgamma;
       call.dgamma[c] = live ? dgamma : 0.0;
       call.dbeta[c] = live ? sums[0][c] : 0.0;
-      scale[c] = gamma[c] * inv_std[c];
-      mean_g[c] = g / n;
-      slope[c] = inv_std[c] * (gx / n);
+      const double s = gamma[c] * inv_std[c];
+      const double per_x = -s * (inv_std[c] * (gx * per_value));
+      scale[c] = s;
+      slope[c] = per_x;
+      offset[c] = -s * (g * per_value) - (folds ? mean[c] * per_x : 0.0);
     }
   }
 };
+
+inline void ChooseCenters(const RawParams& params, double most_folded, int64_t count, double* center) {
+#pragma GCC ivdep
+  for (int64_t c = 0; c < count; ++c) {
+    const bool folds = __builtin_fabs(params.mean[c] * params.inv_std[c]) <= most_folded;
+    center[c] = folds ? 0.0 : params.mean[c];
+  }
+}
 
 template <typename T>
 void ZeroDeadChannels(const Tensors<T>& t, const double* mean) {
@@ -259,38 +306,42 @@ void Backward(const NcsView<const T>& x, const T* dy, const BackwardCall& call, 
   const RawParams& params = call.params;
   double* sums[4];
   for (double*& sum : sums) sum = scratch.Doubles(channels);
+  const bool clips = Clips(params.clip);
+  double* center = scratch.Doubles(channels);
+  ChooseCenters(params, clips ? -1.0 : kMostFolded<T>, channels, center);
   double* scale = scratch.Doubles(channels);
-  double* mean_g = scratch.Doubles(channels);
   double* slope = scratch.Doubles(channels);
+  double* offset = scratch.Doubles(channels);
   const FinishBackward finish = {call,
                                  static_cast<double>(x.ValuesPerChannel()),
                                  OrFilled(params.gamma, 1, channels, &scratch),
+                                 center,
                                  {sums[0], sums[1], sums[2], sums[3]},
                                  scale,
-                                 mean_g,
-                                 slope};
+                                 slope,
+                                 offset};
   const Tensors<T> t = {{x.data, dy}, dx, x.outer, channels, x.inner};
   const double* mean = params.mean;
   const double* inv_std = params.inv_std;
-  if (Clips(params.clip)) {
+  if (clips) {
     const ChannelArrays<2> from = {{mean, inv_std}};
     const ChannelSums<4> to = {{sums[0], sums[1], sums[2], sums[3]}};
     if (dx == nullptr) {
       SumAndWrite<ClippedGradientSums, NoValue>(t, from, to, {}, params.clip, finish, threads);
     } else if (call.mode == GradientMode::kBatch) {
-      SumAndWrite<ClippedGradientSums, BatchGradient<true>>(t, from, to, {{mean, scale, mean_g, slope, inv_std}},
-                                                            params.clip, finish, threads);
+      SumAndWrite<ClippedGradientSums, ClippedBatchGradient>(t, from, to, {{mean, scale, slope, offset, inv_std}},
+                                                             params.clip, finish, threads);
     } else {
       SumAndWrite<ClippedGradientSums, ConstantGradient<true>>(t, from, to, {{scale, mean, inv_std}}, params.clip,
                                                                finish, threads);
     }
   } else {
-    const ChannelArrays<1> from = {{mean}};
+    const ChannelArrays<1> from = {{center}};
     const ChannelSums<2> to = {{sums[0], sums[1]}};
     if (dx == nullptr) {
       SumAndWrite<GradientSums, NoValue>(t, from, to, {}, 0, finish, threads);
     } else if (call.mode == GradientMode::kBatch) {
-      SumAndWrite<GradientSums, BatchGradient<false>>(t, from, to, {{mean, scale, mean_g, slope}}, 0, finish, threads);
+      SumAndWrite<GradientSums, BatchGradient>(t, from, to, {{center, scale, slope, offset}}, 0, finish, threads);
     } else {
       SumAndWrite<GradientSums, ConstantGradient<false>>(t, from, to, {{scale}}, 0, finish, threads);
     }

@@ -76,7 +76,17 @@ template <bool kStream>
   StoreBits<kStream>(PackBFloat16(v[0], v[1]), PackBFloat16(v[2], v[3]), p);
 }
 
-[[gnu::always_inline]] inline void Prefetch(const void* p) { asm volatile("prefetcht1 (%0)" : : "r"(p)); }
+// The compiler would make an addition of a multiplication by 1 that it sees.
+[[gnu::always_inline]] inline Vec One() {
+  Vec one = _mm256_set1_pd(1);
+  asm("" : "+x"(one));
+  return one;
+}
+[[gnu::always_inline]] inline Vec AddByMultiplier(Vec a, Vec b) { return _mm256_fmadd_pd(a, One(), b); }
+[[gnu::always_inline]] inline Vec SubtractByMultiplier(Vec a, Vec b) { return _mm256_fnmadd_pd(b, One(), a); }
+[[gnu::always_inline]] inline Vec AddExactProduct(Vec a, Vec b, Vec c) { return _mm256_fmadd_pd(a, b, c); }
+
+[[gnu::always_inline]] inline void Prefetch(const void* p) { asm volatile("prefetcht1 %a0" : : "p"(p)); }
 [[gnu::always_inline]] inline void FinishStreaming() { _mm_sfence(); }
 
 }  // namespace normd::kernels::avx2

@@ -73,7 +73,17 @@ template <bool kStream>
   StoreHalves<kStream>(PackBFloat16(v[0]), PackBFloat16(v[1]), p);
 }
 
-[[gnu::always_inline]] inline void Prefetch(const void* p) { asm volatile("prefetcht1 (%0)" : : "r"(p)); }
+// The compiler would make an addition of a multiplication by 1 that it sees.
+[[gnu::always_inline]] inline Vec One() {
+  Vec one = _mm512_set1_pd(1);
+  asm("" : "+v"(one));
+  return one;
+}
+[[gnu::always_inline]] inline Vec AddByMultiplier(Vec a, Vec b) { return _mm512_fmadd_pd(a, One(), b); }
+[[gnu::always_inline]] inline Vec SubtractByMultiplier(Vec a, Vec b) { return _mm512_fnmadd_pd(b, One(), a); }
+[[gnu::always_inline]] inline Vec AddExactProduct(Vec a, Vec b, Vec c) { return _mm512_fmadd_pd(a, b, c); }
+
+[[gnu::always_inline]] inline void Prefetch(const void* p) { asm volatile("prefetcht1 %a0" : : "p"(p)); }
 [[gnu::always_inline]] inline void FinishStreaming() { _mm_sfence(); }
 
 }  // namespace normd::kernels::avx512

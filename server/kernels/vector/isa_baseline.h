@@ -71,6 +71,11 @@ template <bool kStream, typename Half>
   }
 }
 
+// There is no fused multiply-add here.
+[[gnu::always_inline]] inline Vec AddByMultiplier(Vec a, Vec b) { return a + b; }
+[[gnu::always_inline]] inline Vec SubtractByMultiplier(Vec a, Vec b) { return a - b; }
+[[gnu::always_inline]] inline Vec AddExactProduct(Vec a, Vec b, Vec c) { return a * b + c; }
+
 [[gnu::always_inline]] inline void Prefetch(const void* p) {
 #if defined(__x86_64__)
   asm volatile("prefetcht1 (%0)" : : "r"(p));

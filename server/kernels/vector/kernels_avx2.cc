@@ -17,7 +17,9 @@
 namespace normd::kernels::avx2 {
 namespace {
 
-bool Supported() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); }
+bool Supported() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
 
 }  // namespace
 

@@ -81,12 +81,13 @@ class RowOperation {
     [[gnu::always_inline]] Writer(const RowOperation& op, const Run& run, int64_t length, bool first)
         : op_(op), tensors_(op.tensors_), length_(length), begin_(run.begin), at_(run.begin), channel_(run.channel) {
       LoadParams(channel_, params_);
+      centered_ = HasCenter(channel_);
       if (!first) {
         at_ = op.grid_.Up(at_);
         return;
       }
       const int64_t aligned = order::Min(op.grid_.Up(at_), begin_ + length_);
-      if (aligned > at_) WriteSome<M>(tensors_, at_, aligned - at_, params_, op_.bound_);
+      if (aligned > at_) WriteSome<M, true>(tensors_, at_, aligned - at_, params_, op_.bound_);
       at_ = aligned;
     }
     [[gnu::always_inline]] void BeginRow() {
@@ -100,7 +101,11 @@ class RowOperation {
     [[gnu::always_inline]] void Step() {
       V16 in[2];
       LoadInputs<M::kInputs>(tensors_, at_, in);
-      Store<kStream>(M::Value(in, params_, op_.bound_), tensors_.out + at_);
+      if (centered_) {
+        Store<kStream>(M::template Value<true>(in, params_, op_.bound_), tensors_.out + at_);
+      } else {
+        Store<kStream>(M::template Value<!M::kHasCenter>(in, params_, op_.bound_), tensors_.out + at_);
+      }
       at_ += order::kLanes;
     }
     // The rest of a row. more: another row of the run follows.
@@ -114,15 +119,17 @@ class RowOperation {
         LoadParams(channel_, next);
         if (left > 0) {
           Each<M::kParams>([&](auto k) { params_[k] = FirstLanes(left, params_[k], next[k]); });
+          centered_ = true;
           Step();
         }
         Each<M::kParams>([&](auto k) { params_[k] = next[k]; });
+        centered_ = HasCenter(channel_);
         begin_ += tensors_.inner;
       } else if (left > 0) {
         if (joined) {
           Step();
         } else {
-          WriteSome<M>(tensors_, at_, left, params_, op_.bound_);
+          WriteSome<M, true>(tensors_, at_, left, params_, op_.bound_);
         }
       }
     }
@@ -130,6 +137,7 @@ class RowOperation {
    private:
     static constexpr int kMaxParams = M::kParams == 0 ? 1 : M::kParams;
 
+    bool HasCenter(int64_t channel) const { return !M::kHasCenter || op_.value_params_.array[0][channel] != 0; }
     [[gnu::always_inline]] void LoadParams(int64_t channel, V16* params) const {
       Each<M::kParams>([&](auto k) { params[k] = Set1(op_.value_params_.array[k][channel]); });
     }
@@ -144,6 +152,8 @@ class RowOperation {
     int64_t at_;
     int64_t end_ = 0;
     int64_t channel_;
+    // Whether there is something to take off: params_[0] is not 0, or not a center.
+    bool centered_;
     V16 params_[kMaxParams];
   };
 
@@ -161,6 +171,7 @@ class RowOperation {
       at_ = begin_;
       end_ = begin_ + length_;
       Each<R::kParams>([&](auto k) { params_[k] = Set1(op_.sum_params_.array[k][channel_]); });
+      centered_ = !R::kHasCenter || op_.sum_params_.array[0][channel_] != 0;
       Each<R::kSums>([&](auto s) { sums_[s] = Load(lanes_ + s * order::kLanes); });
     }
     int64_t chunks() const { return (end_ - at_) / order::kLanes; }
@@ -174,10 +185,12 @@ class RowOperation {
     }
     [[gnu::always_inline]] void Step() {
       V16 in[2];
-      V16 terms[R::kSums];
       LoadInputs<R::kInputs>(tensors_, at_, in);
-      R::Terms(in, params_, op_.bound_, terms);
-      Each<R::kSums>([&](auto s) { sums_[s] = sums_[s] + terms[s]; });
+      if (centered_) {
+        AddTerms<R, T, true>(in, params_, op_.bound_, sums_);
+      } else {
+        AddTerms<R, T, !R::kHasCenter>(in, params_, op_.bound_, sums_);
+      }
       at_ += order::kLanes;
     }
     [[gnu::always_inline]] void FinishRow() {
@@ -209,7 +222,7 @@ class RowOperation {
       } else {
         LoadSomeInputs<R::kInputs>(tensors_, at_, count, in);
       }
-      R::Terms(in, params_, op_.bound_, terms);
+      R::template Terms<true>(in, params_, op_.bound_, terms);
       Each<R::kSums>([&](auto s) { sums_[s] = sums_[s] + ZeroOutside(tail_, terms[s]); });
     }
 
@@ -225,6 +238,7 @@ class RowOperation {
     int64_t end_ = 0;
     int64_t channel_;
     double* lanes_;
+    bool centered_ = false;
     V16 params_[R::kParams];
     V16 sums_[R::kSums];
   };

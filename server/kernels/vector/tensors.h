@@ -65,12 +65,12 @@ template <int kInputs, typename T>
 }
 
 // Writes `count` (< 16) elements from e on.
-template <typename M, typename T>
+template <typename M, bool kCentered, typename T>
 [[gnu::always_inline]] inline void WriteSome(const Tensors<T>& t, int64_t e, int64_t count, const V16* params,
                                              double bound) {
   V16 in[2];
   LoadSomeInputs<M::kInputs>(t, e, count, in);
-  StoreSome(M::Value(in, params, bound), t.out + e, count);
+  StoreSome(M::template Value<kCentered>(in, params, bound), t.out + e, count);
 }
 
 }  // namespace normd::kernels::NORMD_KERNELS_ISA

@@ -7,7 +7,10 @@
 //   void StoreVecs<kStream>(v, T*)            16 elements, rounded as half.h says; kStream: past the caches, and
 //   aligned to
 //                                             16 * sizeof(T)
-//   void Prefetch(p), void FinishStreaming()  Prefetch is an asm: GCC 12 takes a function that only prefetches for one
+//   Vec AddByMultiplier(a, b), Subtract...    a + b and a - b by fused multiply-adds, if there are any
+//   Vec AddExactProduct(a, b, c)              a * b + c where a * b has no more than 53 bits, so that fused or not is
+//   one void Prefetch(p), void FinishStreaming()  Prefetch is an asm: GCC 12 takes a function that only prefetches for
+//   one
 //                                             without effect and drops the calls
 // No include guard on purpose: nothing but the three kernels_*.cc includes it, once each. No standard library here and
 // in what builds on it but for memcpy: an inline function of it, compiled for a newer instruction set, could become the
@@ -72,6 +75,24 @@ template <bool kStream, typename T>
 [[gnu::always_inline]] inline V16 operator*(const V16& a, const V16& b) {
   V16 out;
   Each<kVecs>([&](auto i) { out.v[i] = a.v[i] * b.v[i]; });
+  return out;
+}
+
+// a + b and a - b, the same bits, as a * 1 + b from the units that multiply. AMD's Zen converts and adds in one pair of
+// units and multiplies in another; sums are 5 to 9 % faster where both have as much to do.
+[[gnu::always_inline]] inline V16 AddByMultiplier(const V16& a, const V16& b) {
+  V16 out;
+  Each<kVecs>([&](auto i) { out.v[i] = AddByMultiplier(a.v[i], b.v[i]); });
+  return out;
+}
+[[gnu::always_inline]] inline V16 SubtractByMultiplier(const V16& a, const V16& b) {
+  V16 out;
+  Each<kVecs>([&](auto i) { out.v[i] = SubtractByMultiplier(a.v[i], b.v[i]); });
+  return out;
+}
+[[gnu::always_inline]] inline V16 AddExactProduct(const V16& a, const V16& b, const V16& c) {
+  V16 out;
+  Each<kVecs>([&](auto i) { out.v[i] = AddExactProduct(a.v[i], b.v[i], c.v[i]); });
   return out;
 }
 

@@ -59,6 +59,87 @@ TYPED_TEST(DeterminismTest, EveryImplementationAtEveryThreadCountGivesTheSameBit
   }
 }
 
+// `values` with channels 1, 4, 7 ... so far from 0 that a mean is taken off value by value there, and folded elsewhere.
+template <typename T>
+std::vector<T> WithFarChannels(const Shape& s, std::vector<T> values) {
+  for (int64_t o = 0; o < s.outer; ++o) {
+    for (int64_t c = 1; c < s.num_channels; c += 3) {
+      for (int64_t i = 0; i < s.inner; ++i) {
+        T& value = values[s.Index(o, c, i)];
+        FromDouble(ToDouble(value) + 60000, &value);
+      }
+    }
+  }
+  return values;
+}
+
+TYPED_TEST(DeterminismTest, ChannelsFarFromZeroBesideOthers) {
+  std::vector<Shape> shapes = truth::SomeOf(truth::OddShapes());
+  for (const Shape& s : {Shape{1000, 64, 1}, {700, 48, 3}, {40, 130, 49}, {3, 5, 9000}}) shapes.push_back(s);
+  for (const Shape& s : shapes) {
+    SCOPED_TRACE(s.ToString());
+    const auto x = WithFarChannels(s, Values<TypeParam>(s.Elements(), 21));
+    const auto dy = Values<TypeParam>(s.Elements(), 22);
+    const Everything<TypeParam> first(s, x, dy, 1, false);
+    ASSERT_TRUE(first.batch_is_both_in_one());
+    WithEachImplementation([&] {
+      for (const int threads : {1, 3}) {
+        ASSERT_TRUE(first == Everything<TypeParam>(s, x, dy, threads, threads == 3)) << "threads " << threads;
+      }
+    });
+  }
+}
+
+TYPED_TEST(DeterminismTest, AChannelDoesNotDependOnTheOthers) {
+  for (const Shape& s : std::vector<Shape>{{300, 33, 1}, {200, 96, 1}, {70, 5, 3}, {12, 20, 49}, {3, 4, 5000}}) {
+    SCOPED_TRACE(s.ToString());
+    const auto x = Values<TypeParam>(s.Elements(), 23);
+    const auto dy = Values<TypeParam>(s.Elements(), 24);
+    const auto channels = static_cast<size_t>(s.num_channels);
+    const std::vector<double> gamma = Values<double>(s.num_channels, 25);
+    const std::vector<double> beta = Values<double>(s.num_channels, 26);
+    struct Outputs {
+      std::vector<double> mean, var, inv_std, dgamma, dbeta;
+      std::vector<TypeParam> y, dx;
+    };
+    const auto run = [&](const std::vector<TypeParam>& input, double clip) {
+      Outputs out = {std::vector<double>(channels),
+                     std::vector<double>(channels),
+                     std::vector<double>(channels),
+                     std::vector<double>(channels),
+                     std::vector<double>(channels),
+                     input,
+                     input};
+      NormalizeBatch(ViewOf(s, input.data()), {.eps = 1e-5, .gamma = gamma, .beta = beta, .clip = clip}, 2,
+                     absl::MakeSpan(out.mean), absl::MakeSpan(out.var), MutableViewOf(s, out.y.data()));
+      InverseStd(out.var, 1e-5, absl::MakeSpan(out.inv_std));
+      Backward(ViewOf(s, input.data()), ViewOf(s, dy.data()),
+               {.mean = out.mean, .inv_std = out.inv_std, .gamma = gamma, .beta = beta, .clip = clip},
+               GradientMode::kBatch, 2, absl::MakeSpan(out.dgamma), absl::MakeSpan(out.dbeta),
+               MutableViewOf(s, out.dx.data()));
+      return out;
+    };
+    for (const double clip : {std::numeric_limits<double>::infinity(), 1.0}) {
+      const Outputs alike = run(x, clip);
+      const Outputs mixed = run(WithFarChannels(s, x), clip);
+      for (int64_t c = 0; c < s.num_channels; ++c) {
+        if (c % 3 == 1) continue;
+        const auto channel = static_cast<size_t>(c);
+        ASSERT_EQ(mixed.mean[channel], alike.mean[channel]);
+        ASSERT_EQ(mixed.var[channel], alike.var[channel]);
+        ASSERT_EQ(mixed.dgamma[channel], alike.dgamma[channel]);
+        for (int64_t o = 0; o < s.outer; ++o) {
+          for (int64_t i = 0; i < s.inner; ++i) {
+            const auto at = s.Index(o, c, i);
+            ASSERT_EQ(std::memcmp(&mixed.y[at], &alike.y[at], sizeof(TypeParam)), 0) << "channel " << c << " at " << at;
+            ASSERT_EQ(std::memcmp(&mixed.dx[at], &alike.dx[at], sizeof(TypeParam)), 0) << "channel " << c;
+          }
+        }
+      }
+    }
+  }
+}
+
 TYPED_TEST(DeterminismTest, LargeTensorsToo) {
   for (const Shape& s : truth::SomeOf(LargeShapes())) {
     SCOPED_TRACE(s.ToString());
