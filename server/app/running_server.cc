@@ -25,7 +25,7 @@ namespace {
 // The builder's own methods take only numbers and strings.
 class SocketBuffers final : public grpc::ServerBuilderOption {
  public:
-  void UpdateArguments(grpc::ChannelArguments* arguments) override { wire::UseLargeUnixSocketBuffers(arguments); }
+  void UpdateArguments(grpc::ChannelArguments* arguments) override { wire::SetSocketBuffers(false, arguments); }
   void UpdatePlugins(std::vector<std::unique_ptr<grpc::ServerBuilderPlugin>>*) override {}
 };
 

@@ -58,7 +58,7 @@ std::shared_ptr<grpc::Channel> OpenChannel(const std::string& target, const Clie
   arguments.SetMaxReceiveMessageSize(
       static_cast<int>(std::clamp<int64_t>(options.max_message_bytes, 0, std::numeric_limits<int>::max())));
   arguments.SetMaxSendMessageSize(-1);
-  wire::UseLargeUnixSocketBuffers(&arguments);
+  wire::SetSocketBuffers(IsLoopback(target), &arguments);
   // Each client has its own connection, so that one busy client does not slow another one of the process.
   arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
   // The retries are ours (they know about request_id and the caller's policy). gRPC's would keep a copy of each
