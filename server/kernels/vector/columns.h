@@ -54,7 +54,7 @@ template <typename V>
 
 // Where up to eight rows begin, `width` elements apart: from one pointer and multiples of the width, which an address
 // can have. The compiler by itself would keep a pointer for each row, more than there are registers for.
-template <typename T, int kCount>
+template <typename T>
 struct RowPointers {
   explicit RowPointers(int64_t width)
       : one(Opaque(width * static_cast<int64_t>(sizeof(T)))),
@@ -219,7 +219,7 @@ class ColumnAdder {
     const double bound = bound_;
     const double* columns[R::kParams];
     Each<R::kParams>([&](auto k) { columns[k] = columns_[k]; });
-    const RowPointers<T, kCount> rows(width_);
+    const RowPointers<T> rows(width_);
     // The same columns of the next rows or, in a narrow matrix, about kAhead<T> further on.
     const int64_t ahead = order::Max(kCount * width_, width_ * (kAhead<T> / width_));
     const T* at[R::kInputs];
