@@ -89,7 +89,7 @@ class ColumnAdder {
         block_rows_(order::BlockMatrixRows(width_)),
         begin_(done),
         end_(done + tensors.elements()),
-        centered_(!R::kHasCenter || AnyCenter(params.array[0], tensors.num_channels)) {}
+        centered_(!kMaySkipCenter<R, T> || AnyCenter(params.array[0], tensors.num_channels)) {}
 
   static int64_t Stride(int64_t num_channels, int64_t inner) {
     return order::RoundUp(order::MatrixWidth(num_channels, inner), order::kLanes);
@@ -194,11 +194,8 @@ class ColumnAdder {
     }
     // Chunks reach over the end of a row where the width is no multiple of 16: into the next row, which must be there.
     const int64_t safe = (end_ - (stride_ - width_)) / width_;
-    if (centered_) {
-      WholeRows<true>(&row, order::Min(last, safe), v0, v1, sums);
-    } else {
-      WholeRows<!R::kHasCenter>(&row, order::Min(last, safe), v0, v1, sums);
-    }
+    WithCenter<R, T>(centered_,
+                     [&]<bool kCentered>() { WholeRows<kCentered>(&row, order::Min(last, safe), v0, v1, sums); });
     for (; row < last; ++row) Stretch(row, 0, width_, v0, v1, sums);
     if (end % width_ != 0) Stretch(last, 0, end % width_, v0, v1, sums);
   }
@@ -295,7 +292,7 @@ class ColumnWriter {
     width_ = row * order::Max(1, order::Min(order::CeilDiv(256, row), tensors.outer));
     // Wraps around, so that a chunk over the end of a row finds the parameters of the next one.
     const int64_t length = width_ + order::kLanes;
-    centered_ = !M::kHasCenter || AnyCenter(params.array[0], tensors.num_channels);
+    centered_ = !kMaySkipCenter<M, T> || AnyCenter(params.array[0], tensors.num_channels);
     for (int k = 0; k < M::kParams; ++k) {
       double* spread = scratch->Doubles(length);
       if (k > 0 || centered_) SpreadToColumns(params.array[k], tensors.num_channels, tensors.inner, length, spread);
@@ -315,11 +312,7 @@ class ColumnWriter {
         const int64_t stretch = order::Max(begin, end - kStretchChunks);
         const int64_t first = first_ + stretch * order::kLanes;
         const int64_t last = first_ + end * order::kLanes;
-        if (centered_) {
-          Chunks<true>(first, last);
-        } else {
-          Chunks<!M::kHasCenter>(first, last);
-        }
+        WithCenter<M, T>(centered_, [&]<bool kCentered>() { Chunks<kCentered>(first, last); });
         end = stretch;
       }
     }
@@ -375,11 +368,8 @@ class ColumnWriter {
     if (begin == end) return;
     V16 p[M::kParams];
     Each<M::kParams>([&](auto k) { p[k] = Load(columns_[k] + begin % width_); });
-    if (centered_) {
-      WriteSome<M, true>(tensors_, begin, end - begin, p, bound_);
-    } else {
-      WriteSome<M, !M::kHasCenter>(tensors_, begin, end - begin, p, bound_);
-    }
+    WithCenter<M, T>(centered_,
+                     [&]<bool kCentered>() { WriteSome<M, kCentered>(tensors_, begin, end - begin, p, bound_); });
   }
 
   const Tensors<T>& tensors_;

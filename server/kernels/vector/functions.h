@@ -120,29 +120,27 @@ inline const double* OrFilled(const double* values, double missing, int64_t coun
 template <typename T>
 inline constexpr double kMostFolded = sizeof(T) < sizeof(double) ? 4096.0 : 0.0;
 
-// What Affine or, with clip, ClippedAffine are given for each channel.
+// What Affine is given for each channel.
 struct AffineArrays {
   double* center;
-  double* factor;
+  double* scale;
   double* offset;
 
   AffineArrays(int64_t count, Scratch* scratch)
-      : center(scratch->Doubles(count)), factor(scratch->Doubles(count)), offset(scratch->Doubles(count)) {}
+      : center(scratch->Doubles(count)), scale(scratch->Doubles(count)), offset(scratch->Doubles(count)) {}
 
-  // y = gamma * (x - mean) * inv_std + beta, or x_hat alone with clip.
+  // y = gamma * (x - mean) * inv_std + beta.
   template <typename T>
-  void Make(const double* mean, const double* inv_std, const double* gamma, const double* beta, bool clips, int64_t c0,
+  void Make(const double* mean, const double* inv_std, const double* gamma, const double* beta, int64_t c0,
             int64_t c1) const {
 #pragma GCC ivdep
     for (int64_t c = c0; c < c1; ++c) {
-      const double f = clips ? inv_std[c] : gamma[c] * inv_std[c];
-      const double product = mean[c] * f;
-      const double weight = __builtin_fabs(gamma[c]);
-      const double size = __builtin_fabs(product) * (clips && weight > 1 ? weight : 1.0);
-      const bool folds = size <= kMostFolded<T>;
-      factor[c] = f;
+      const double s = gamma[c] * inv_std[c];
+      const double product = mean[c] * s;
+      const bool folds = __builtin_fabs(product) <= kMostFolded<T>;
+      scale[c] = s;
       center[c] = folds ? 0.0 : mean[c];
-      offset[c] = (clips ? 0.0 : beta[c]) - (folds ? product : 0.0);
+      offset[c] = beta[c] - (folds ? product : 0.0);
     }
   }
 };
@@ -165,7 +163,7 @@ struct FinishBatch {
     MomentsFromSums(shift, sum, squares, n, c0, c1, call.mean, call.var);
     if (inv_std == nullptr) return;
     InverseStd(call.var, c0, c1, call.eps, inv_std);
-    affine->template Make<T>(call.mean, inv_std, gamma, beta, Clips(call.clip), c0, c1);
+    affine->template Make<T>(call.mean, inv_std, gamma, beta, c0, c1);
   }
 };
 
@@ -204,10 +202,9 @@ void NormalizeBatch(const NcsView<const T>& x, const BatchCall& call, int thread
   FinishBatch<T> finish = {call, 0, nullptr, nullptr, nullptr, gamma, beta, inv_std, &affine};
   const Tensors<T> tensors = {{x.data, nullptr}, y, x.outer, channels, x.inner};
   if (Clips(call.clip)) {
-    SumMoments<ClippedAffine>(tensors, &finish, {{affine.center, affine.factor, affine.offset, gamma, beta}}, threads,
-                              &scratch);
+    SumMoments<ClippedAffine>(tensors, &finish, {{call.mean, inv_std, beta, gamma}}, threads, &scratch);
   } else {
-    SumMoments<Affine>(tensors, &finish, {{affine.center, affine.factor, affine.offset}}, threads, &scratch);
+    SumMoments<Affine>(tensors, &finish, {{affine.center, affine.scale, affine.offset}}, threads, &scratch);
   }
 }
 
@@ -217,16 +214,14 @@ void Normalize(const NcsView<const T>& x, const RawParams& params, int threads, 
   const int64_t channels = x.num_channels;
   const double* gamma = OrFilled(params.gamma, 1, channels, &scratch);
   const double* beta = OrFilled(params.beta, 0, channels, &scratch);
-  const AffineArrays affine(channels, &scratch);
-  const bool clips = Clips(params.clip);
-  affine.template Make<T>(params.mean, params.inv_std, gamma, beta, clips, 0, channels);
   const Tensors<T> tensors = {{x.data, nullptr}, y, x.outer, channels, x.inner};
-  if (clips) {
-    const ChannelArrays<5> arrays = {{affine.center, affine.factor, affine.offset, gamma, beta}};
-    Write<ClippedAffine>(tensors, arrays, params.clip, threads);
-  } else {
-    Write<Affine>(tensors, {{affine.center, affine.factor, affine.offset}}, 0, threads);
+  if (Clips(params.clip)) {
+    Write<ClippedAffine>(tensors, {{params.mean, params.inv_std, beta, gamma}}, params.clip, threads);
+    return;
   }
+  const AffineArrays affine(channels, &scratch);
+  affine.template Make<T>(params.mean, params.inv_std, gamma, beta, 0, channels);
+  Write<Affine>(tensors, {{affine.center, affine.scale, affine.offset}}, 0, threads);
 }
 
 template <typename T>

@@ -12,6 +12,7 @@ namespace normd::kernels::avx2 {
 
 typedef double Vec __attribute__((vector_size(32)));
 inline constexpr int kVecLanes = 4;
+inline constexpr bool kSkipsCenters = true;
 
 [[gnu::always_inline]] inline Vec LoadVec(const double* p) { return _mm256_loadu_pd(p); }
 [[gnu::always_inline]] inline Vec LoadVec(const float* p) { return _mm256_cvtps_pd(_mm_loadu_ps(p)); }

@@ -12,6 +12,7 @@ namespace normd::kernels::avx512 {
 
 typedef double Vec __attribute__((vector_size(64)));
 inline constexpr int kVecLanes = 8;
+inline constexpr bool kSkipsCenters = true;
 
 [[gnu::always_inline]] inline Vec LoadVec(const double* p) { return _mm512_loadu_pd(p); }
 [[gnu::always_inline]] inline Vec LoadVec(const float* p) { return _mm512_cvtps_pd(_mm256_loadu_ps(p)); }

@@ -19,6 +19,12 @@ namespace normd::kernels::baseline {
 typedef double Vec __attribute__((vector_size(16)));
 typedef float FloatPair __attribute__((vector_size(8)));
 inline constexpr int kVecLanes = 2;
+#ifdef __x86_64__
+// Rather small than fast: hardly a machine has nothing better.
+inline constexpr bool kSkipsCenters = false;
+#else
+inline constexpr bool kSkipsCenters = true;
+#endif
 
 [[gnu::always_inline]] inline Vec LoadVec(const double* p) {
   Vec v;

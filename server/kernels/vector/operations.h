@@ -66,8 +66,8 @@ struct ClippedGradientSums {
 // Adds the terms of sixteen elements of type T to the sums, every other one with the multipliers.
 template <typename R, typename T, bool kCentered, typename V>
 [[gnu::always_inline]] inline void AddTerms(const V* in, const V* p, double bound, V* sums) {
-  if constexpr (R::kProducts && !kCentered && sizeof(T) < sizeof(double)) {
-    // A product of two float32 is exact in float64.
+  if constexpr (R::kProducts && !kCentered) {
+    // Without a center T is float32 (kMaySkipCenter), and a product of two is exact in float64.
     sums[0] = AddByMultiplier(in[1], sums[0]);
     sums[1] = AddExactProduct(in[0], in[1], sums[1]);
   } else {
@@ -75,6 +75,26 @@ template <typename R, typename T, bool kCentered, typename V>
     R::template Terms<kCentered>(in, p, bound, terms);
     Each<R::kSums>([&](auto s) { sums[s] = s % 2 == 0 ? AddByMultiplier(terms[s], sums[s]) : sums[s] + terms[s]; });
   }
+}
+
+// Whether there is code without the center as well: for float32 alone, which gains by it. The bits are the same.
+template <typename T>
+inline constexpr bool kIsFloat32 = false;
+template <>
+inline constexpr bool kIsFloat32<float> = true;
+template <typename Op, typename T>
+inline constexpr bool kMaySkipCenter = kSkipsCenters&& Op::kHasCenter&& kIsFloat32<T>;
+
+// Calls f<true>(), or f<false>() where there is no center to take off.
+template <typename Op, typename T, typename F>
+[[gnu::always_inline]] inline void WithCenter(bool centered, const F& f) {
+  if constexpr (kMaySkipCenter<Op, T>) {
+    if (!centered) {
+      f.template operator()<false>();
+      return;
+    }
+  }
+  f.template operator()<true>();
 }
 
 // (x - center) * scale + offset.
@@ -88,14 +108,14 @@ struct Affine {
   }
 };
 
-// gamma * clamp((x - center) * inv_std + offset) + beta. p: center, inv_std, offset, gamma, beta.
+// gamma * clamp((x - mean) * inv_std) + beta. p: mean, inv_std, beta, gamma.
 struct ClippedAffine {
   static constexpr int kInputs = 1;
-  static constexpr int kParams = 5;
-  static constexpr bool kHasCenter = true;
+  static constexpr int kParams = 4;
+  static constexpr bool kHasCenter = false;
   template <bool kCentered, typename V>
   [[gnu::always_inline]] static V Value(const V* in, const V* p, double bound) {
-    return p[3] * Clamp(Centered<kCentered>(in[0], p[0]) * p[1] + p[2], bound) + p[4];
+    return p[3] * Clamp((in[0] - p[0]) * p[1], bound) + p[2];
   }
 };
 

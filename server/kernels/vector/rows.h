@@ -101,11 +101,10 @@ class RowOperation {
     [[gnu::always_inline]] void Step() {
       V16 in[2];
       LoadInputs<M::kInputs>(tensors_, at_, in);
-      if (centered_) {
-        Store<kStream>(M::template Value<true>(in, params_, op_.bound_), tensors_.out + at_);
-      } else {
-        Store<kStream>(M::template Value<!M::kHasCenter>(in, params_, op_.bound_), tensors_.out + at_);
-      }
+      WithCenter<M, T>(
+          centered_, [&]<bool kCentered>() __attribute__((always_inline)) {
+            Store<kStream>(M::template Value<kCentered>(in, params_, op_.bound_), tensors_.out + at_);
+          });
       at_ += order::kLanes;
     }
     // The rest of a row. more: another row of the run follows.
@@ -137,7 +136,7 @@ class RowOperation {
    private:
     static constexpr int kMaxParams = M::kParams == 0 ? 1 : M::kParams;
 
-    bool HasCenter(int64_t channel) const { return !M::kHasCenter || op_.value_params_.array[0][channel] != 0; }
+    bool HasCenter(int64_t channel) const { return !kMaySkipCenter<M, T> || op_.value_params_.array[0][channel] != 0; }
     [[gnu::always_inline]] void LoadParams(int64_t channel, V16* params) const {
       Each<M::kParams>([&](auto k) { params[k] = Set1(op_.value_params_.array[k][channel]); });
     }
@@ -171,7 +170,7 @@ class RowOperation {
       at_ = begin_;
       end_ = begin_ + length_;
       Each<R::kParams>([&](auto k) { params_[k] = Set1(op_.sum_params_.array[k][channel_]); });
-      centered_ = !R::kHasCenter || op_.sum_params_.array[0][channel_] != 0;
+      centered_ = !kMaySkipCenter<R, T> || op_.sum_params_.array[0][channel_] != 0;
       Each<R::kSums>([&](auto s) { sums_[s] = Load(lanes_ + s * order::kLanes); });
     }
     int64_t chunks() const { return (end_ - at_) / order::kLanes; }
@@ -186,11 +185,9 @@ class RowOperation {
     [[gnu::always_inline]] void Step() {
       V16 in[2];
       LoadInputs<R::kInputs>(tensors_, at_, in);
-      if (centered_) {
-        AddTerms<R, T, true>(in, params_, op_.bound_, sums_);
-      } else {
-        AddTerms<R, T, !R::kHasCenter>(in, params_, op_.bound_, sums_);
-      }
+      WithCenter<R, T>(
+          centered_, [&]<bool kCentered>()
+                         __attribute__((always_inline)) { AddTerms<R, T, kCentered>(in, params_, op_.bound_, sums_); });
       at_ += order::kLanes;
     }
     [[gnu::always_inline]] void FinishRow() {

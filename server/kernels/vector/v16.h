@@ -2,16 +2,17 @@
 // needs, so that every instruction set runs the same algorithm (rows.h, columns.h) in the same order.
 //
 // Included by kernels_*.cc after one isa_*.h, which defines NORMD_KERNELS_ISA, the namespace to be in, and in it
-//   Vec, kVecLanes                            a register of doubles, a GCC vector type
-//   Vec LoadVec(const T*)                     kVecLanes elements, any alignment; T: double, float, Float16, BFloat16
-//   void StoreVecs<kStream>(v, T*)            16 elements, rounded as half.h says; kStream: past the caches, and
-//   aligned to
-//                                             16 * sizeof(T)
-//   Vec AddByMultiplier(a, b), Subtract...    a + b and a - b by fused multiply-adds, if there are any
-//   Vec AddExactProduct(a, b, c)              a * b + c where a * b has no more than 53 bits, so that fused or not is
-//   one void Prefetch(p), void FinishStreaming()  Prefetch is an asm: GCC 12 takes a function that only prefetches for
-//   one
-//                                             without effect and drops the calls
+//   Vec, kVecLanes           a register of doubles, a GCC vector type
+//   kSkipsCenters            whether there is code without a center, see operations.h
+//   Vec LoadVec(const T*)    kVecLanes elements, any alignment; T: double, float, Float16, BFloat16
+//   StoreVecs<kStream>(v, T*)
+//                            16 elements, rounded as half.h says; kStream: past the caches, aligned to 16 * sizeof(T)
+//   AddByMultiplier(a, b), SubtractByMultiplier(a, b)
+//                            a + b and a - b by fused multiply-adds, if there are any
+//   AddExactProduct(a, b, c) a * b + c where a * b has no more than 53 bits, so that fused or not is the same
+//   Prefetch(p), FinishStreaming()
+//                            Prefetch is an asm: GCC 12 takes a function that only prefetches for one without effect
+//                            and drops the calls
 // No include guard on purpose: nothing but the three kernels_*.cc includes it, once each. No standard library here and
 // in what builds on it but for memcpy: an inline function of it, compiled for a newer instruction set, could become the
 // program's only copy.

@@ -131,8 +131,8 @@ TYPED_TEST(DeterminismTest, AChannelDoesNotDependOnTheOthers) {
         for (int64_t o = 0; o < s.outer; ++o) {
           for (int64_t i = 0; i < s.inner; ++i) {
             const auto at = s.Index(o, c, i);
-            ASSERT_EQ(std::memcmp(&mixed.y[at], &alike.y[at], sizeof(TypeParam)), 0) << "channel " << c << " at " << at;
-            ASSERT_EQ(std::memcmp(&mixed.dx[at], &alike.dx[at], sizeof(TypeParam)), 0) << "channel " << c;
+            ASSERT_EQ(ToDouble(mixed.y[at]), ToDouble(alike.y[at])) << "channel " << c << " at " << at;
+            ASSERT_EQ(ToDouble(mixed.dx[at]), ToDouble(alike.dx[at])) << "channel " << c << " at " << at;
           }
         }
       }
