@@ -115,9 +115,9 @@ class Everything {
   bool batch_is_both_in_one_ = true;
 };
 
-// What the kernels gave when the order of the sums was written down. Another value means that the order, or the
-// rounding of something, has changed: then a layer's running statistics and content hash change from one release to the
-// next.
+// What the kernels gave when the mean was first folded into the offset. Another value means that the order of the sums,
+// or the rounding of something, has changed: then outputs, and perhaps a layer's running statistics and content hash,
+// change from one release to the next.
 template <typename T>
 constexpr uint64_t kGolden = std::is_same_v<T, float>     ? 16674615902966843663U
                              : std::is_same_v<T, double>  ? 9782179872273681927U
