@@ -2,10 +2,9 @@
 
 #include <grpc/support/sync.h>
 #include <grpcpp/version_info.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 
-#include <cstdint>
+#include "proto/wire/loopback.h"
 
 // gRPC takes a socket mutator through its public API, but declares it in a header that it does not install. These are
 // the declarations of the version below, under the names that gRPC gives them.
@@ -46,16 +45,6 @@ constexpr int kUnixSendBytes = 208 << 10;
 // Measured over that, `normctl bench`, 25.7 MB there and back: 4 to 9 calls a second, 16 to 38 with this; 8 MB from
 // four callers 2.7 times as many; small calls as many. With 64 KB 0.8 times as many, with 32 KB calls stop altogether.
 constexpr int kLoopbackSendBytes = 128 << 10;
-
-bool IsLoopback(const sockaddr_storage& address) {
-  if (address.ss_family == AF_INET) {
-    const auto& v4 = reinterpret_cast<const sockaddr_in&>(address);
-    return ntohl(v4.sin_addr.s_addr) >> 24 == IN_LOOPBACKNET;
-  }
-  if (address.ss_family != AF_INET6) return false;
-  const in6_addr& v6 = reinterpret_cast<const sockaddr_in6&>(address).sin6_addr;
-  return IN6_IS_ADDR_LOOPBACK(&v6) || (IN6_IS_ADDR_V4MAPPED(&v6) && v6.s6_addr[12] == IN_LOOPBACKNET);
-}
 
 void SetSendBuffer(int fd, int bytes) {
   // Another size is no reason to refuse the connection.

@@ -1,8 +1,6 @@
 #include "server/app/listen_address.h"
 
-#include <arpa/inet.h>
 #include <netdb.h>
-#include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -70,14 +68,6 @@ absl::StatusOr<HostPort> ParseHostPort(absl::string_view address) {
 std::string JoinHostPort(const HostPort& address) {
   const bool ipv6 = address.host.find(':') != std::string::npos;
   return ipv6 ? absl::StrCat("[", address.host, "]:", address.port) : absl::StrCat(address.host, ":", address.port);
-}
-
-bool IsLoopback(const HostPort& address) {
-  in_addr v4 = {};
-  if (inet_pton(AF_INET, address.host.c_str(), &v4) == 1) return ntohl(v4.s_addr) >> 24 == IN_LOOPBACKNET;
-  in6_addr v6 = {};
-  if (inet_pton(AF_INET6, address.host.c_str(), &v6) == 1) return IN6_IS_ADDR_LOOPBACK(&v6);
-  return address.host == "localhost";
 }
 
 absl::Status CheckSocketPath(const std::string& path) {

@@ -20,10 +20,6 @@ absl::StatusOr<HostPort> ParseHostPort(absl::string_view address);
 // The inverse.
 std::string JoinHostPort(const HostPort& address);
 
-// Whether only this machine can reach it: localhost, 127.0.0.0/8 and ::1. Other names are not looked up: what they
-// stand for can change.
-bool IsLoopback(const HostPort& address);
-
 // INVALID_ARGUMENT: too long for a socket. ALREADY_EXISTS: something that is no socket is there.
 absl::Status CheckSocketPath(const std::string& path);
 

@@ -7,6 +7,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "proto/wire/loopback.h"
 #include "server/app/listen_address.h"
 #include "server/app/running_server.h"
 #include "server/app/security_log.h"
@@ -59,7 +60,7 @@ absl::Status CheckListening(const ServerOptions& options) {
   }
   absl::StatusOr<HostPort> address = ParseHostPort(options.listen);
   if (!address.ok()) return absl::InvalidArgumentError(absl::StrCat("listen: ", address.status().message()));
-  if (options.insecure || IsLoopback(*address)) return absl::OkStatus();
+  if (options.insecure || wire::IsLoopbackHost(address->host)) return absl::OkStatus();
   const bool encrypts = options.tls.enabled();
   const bool identifies = !options.access.file.empty() || !options.tls.client_ca_file.empty();
   if (encrypts && identifies) return absl::OkStatus();

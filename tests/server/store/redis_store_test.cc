@@ -2,10 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <netinet/in.h>
-#include <poll.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <csignal>
@@ -14,9 +10,9 @@
 #include <thread>
 #include <vector>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "tests/server/store/redis_proxy.h"
 #include "tests/server/store/redis_server.h"
 #include "tests/server/store/redis_store_data.h"
 #include "tests/server/store/store_data.h"
@@ -35,6 +31,7 @@ using tests::LoadAll;
 using tests::Loaded;
 using tests::OpenRedis;
 using tests::Put;
+using tests::RedisProxy;
 using tests::RedisSet;
 using tests::Request;
 using tests::SomeLayer;
@@ -75,120 +72,12 @@ absl::Status OnceAnswered(const Write& write) {
   }
 }
 
-// Passes bytes on to a Redis, until it is told to drop what Redis answers.
-class Proxy {
- public:
-  explicit Proxy(int target_port) : target_port_(target_port), listener_(socket(AF_INET, SOCK_STREAM, 0)) {
-    sockaddr_in address = Loopback(0);
-    socklen_t size = sizeof(address);
-    EXPECT_EQ(bind(listener_, reinterpret_cast<sockaddr*>(&address), size), 0);
-    EXPECT_EQ(listen(listener_, 16), 0);
-    EXPECT_EQ(getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size), 0);
-    port_ = ntohs(address.sin_port);
-    thread_ = std::thread([this] { Run(); });
-  }
-  ~Proxy() {
-    stopping_ = true;
-    thread_.join();
-    close(listener_);
-  }
-  int port() const { return port_; }
-  // Ends so many connections when the answer to a change would pass, and with `then_refuse` all others after that.
-  void DropReplies(int count, bool then_refuse = false) {
-    refuse_after_drops_ = then_refuse;
-    drops_ = count;
-  }
-  void RefuseAll(bool refuse) { refusing_ = refuse; }
-  int dropped() const { return dropped_; }
-
- private:
-  static sockaddr_in Loopback(int port) {
-    sockaddr_in address = {};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(static_cast<uint16_t>(port));
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    return address;
-  }
-
-  struct Pair {
-    int client;
-    int server;
-    // A change is on its way.
-    bool writes = false;
-  };
-
-  void Run() {
-    std::vector<Pair> pairs;
-    while (!stopping_) {
-      std::vector<pollfd> polls = {{listener_, POLLIN, 0}};
-      for (const Pair& pair : pairs) {
-        polls.push_back({pair.client, POLLIN, 0});
-        polls.push_back({pair.server, POLLIN, 0});
-      }
-      poll(polls.data(), polls.size(), 20);
-      std::vector<Pair> next;
-      for (std::size_t i = 0; i < pairs.size(); ++i) {
-        bool alive = !refusing_;
-        if (alive && polls[2 * i + 1].revents != 0) alive = Pass(&pairs[i], true);
-        if (alive && polls[2 * i + 2].revents != 0) alive = Pass(&pairs[i], false);
-        if (alive) {
-          next.push_back(pairs[i]);
-        } else {
-          close(pairs[i].client);
-          close(pairs[i].server);
-        }
-      }
-      if (polls[0].revents != 0) {
-        const int client = accept(listener_, nullptr, nullptr);
-        const int server = socket(AF_INET, SOCK_STREAM, 0);
-        sockaddr_in address = Loopback(target_port_);
-        if (refusing_ || connect(server, reinterpret_cast<sockaddr*>(&address), sizeof(address)) != 0) {
-          close(client);
-          close(server);
-        } else {
-          next.push_back({client, server});
-        }
-      }
-      pairs = std::move(next);
-    }
-    for (const Pair& pair : pairs) {
-      close(pair.client);
-      close(pair.server);
-    }
-  }
-
-  bool Pass(Pair* pair, bool to_server) {
-    char buffer[65536];
-    const ssize_t got = recv(to_server ? pair->client : pair->server, buffer, sizeof(buffer), 0);
-    if (got <= 0) return false;
-    // Only changes name the journals in a script, and whoever joins.
-    const std::string bytes(buffer, static_cast<std::size_t>(got));
-    if (to_server && absl::StrContains(bytes, "EVAL") && absl::StrContains(bytes, "}:journals")) pair->writes = true;
-    if (!to_server && pair->writes && drops_ > 0 && absl::StrContains(bytes, "ok")) {
-      ++dropped_;
-      if (--drops_ == 0 && refuse_after_drops_) refusing_ = true;
-      return false;
-    }
-    return send(to_server ? pair->server : pair->client, buffer, static_cast<std::size_t>(got), MSG_NOSIGNAL) == got;
-  }
-
-  const int target_port_;
-  const int listener_;
-  int port_ = 0;
-  std::atomic<int> drops_ = 0;
-  std::atomic<int> dropped_ = 0;
-  std::atomic<bool> refusing_ = false;
-  std::atomic<bool> stopping_ = false;
-  std::atomic<bool> refuse_after_drops_ = false;
-  std::thread thread_;
-};
-
 class RedisStoreTest : public ::testing::Test {
  protected:
   // With one layer in it, at version 42.
   void Start(std::vector<std::string> flags = {}) {
     set_ = RedisSet::Standalone(std::move(flags));
-    proxy_ = std::make_unique<Proxy>(set_->servers[0]->port());
+    proxy_ = std::make_unique<RedisProxy>(set_->servers[0]->port());
     url_ = absl::StrCat("redis://127.0.0.1:", proxy_->port(), "?lease-ms=1000&retry-ms=400");
     store_ = OpenRedis(url_);
     ASSERT_THAT(store_->Write({Put(first_)}), IsOk());
@@ -202,7 +91,7 @@ class RedisStoreTest : public ::testing::Test {
 
   const StateStore::SnapshotPtr first_ = SomeLayer("a", 1);
   std::unique_ptr<RedisSet> set_;
-  std::unique_ptr<Proxy> proxy_;
+  std::unique_ptr<RedisProxy> proxy_;
   std::string url_;
   std::unique_ptr<RedisStore> store_;
 };
