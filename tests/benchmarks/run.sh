@@ -42,7 +42,7 @@ out=build/bench
 echo "==> accuracy"
 "$programs/accuracy_comparison" | tee "$out/accuracy.md"
 echo "==> threads"
-GOMP_SPINCOUNT=10000 "$programs/threads_benchmark" | tee "$out/threads.md"
+GOMP_SPINCOUNT=2000 "$programs/threads_benchmark" | tee "$out/threads.md"
 echo "==> PyTorch as installed"
 "$programs/batch_norm_comparison" --torch-as-installed --rounds 3 >"$out/installed.json"
 measured=()

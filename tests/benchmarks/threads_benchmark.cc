@@ -2,7 +2,7 @@
 // against handed to the compute thread and split over its team. Prints a Markdown table of medians, and the CPU time
 // that each way costs, spinning included. The choice that follows from it is ThreadsFor (server/kernels/parallelism.h).
 //
-//   GOMP_SPINCOUNT=10000 build/bench/tests/benchmarks/threads_benchmark
+//   GOMP_SPINCOUNT=2000 build/bench/tests/benchmarks/threads_benchmark
 //
 // normd sets GOMP_SPINCOUNT for itself; unset it to see libgomp's own default, or try OMP_WAIT_POLICY=passive.
 #include <sys/resource.h>

@@ -186,7 +186,7 @@ TEST_F(ProcessTest, IdleComputeThreadsSpinBriefly) {
   unsetenv("OMP_WAIT_POLICY");
   Normd normd({"--listen", "127.0.0.1:0"});
   ASSERT_FALSE(normd.ReadAddress().empty());
-  EXPECT_THAT(normd.Environment(), HasSubstr("GOMP_SPINCOUNT=10000"));
+  EXPECT_THAT(normd.Environment(), HasSubstr("GOMP_SPINCOUNT=2000"));
 
   setenv("OMP_WAIT_POLICY", "passive", 1);
   Normd chosen({"--listen", "127.0.0.1:0"});

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 
+#include "absl/synchronization/mutex.h"
 #include "baseline.grpc.pb.h"
 #include "tests/benchmarks/rpc/allocator.h"
 
@@ -78,5 +79,7 @@ int main(int argc, char** argv) {
   app.add_flag("--default-allocator", default_allocator, "give freed memory back, as malloc does unasked");
   CLI11_PARSE(app, argc, argv);
   if (!default_allocator) normd::benchmarks::KeepFreedMemory();
+  // As normd does (server/app/main.cc).
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   return normd::benchmarks::Serve(unix_socket);
 }

@@ -1,7 +1,7 @@
 // How long the kernels alone take, in this process and warm: what is left of a call when there is no RPC. Checks the
 // result, then times it for a second; prints one JSON line.
 //
-//   GOMP_SPINCOUNT=10000 kernel_time --operation infer|train --shape 32,64,56,56 [--seconds 1]
+//   GOMP_SPINCOUNT=2000 kernel_time --operation infer|train --shape 32,64,56,56 [--seconds 1]
 //
 // As many threads as normd would use; normd sets GOMP_SPINCOUNT for itself.
 #include <CLI/CLI.hpp>

@@ -82,7 +82,7 @@ class Bench:
     def measure(self, measurement: Measurement, effort: Effort, samples: int = 0) -> Result:
         if isinstance(measurement, Kernel):
             # normd sets it for itself.
-            return run_load(self.kernel_command(measurement, effort.seconds / 2), {"GOMP_SPINCOUNT": "10000"})
+            return run_load(self.kernel_command(measurement, effort.seconds / 2), {"GOMP_SPINCOUNT": "2000"})
         timing = ["--warm-up", effort.warm_up, "--seconds", effort.seconds]
         if isinstance(measurement, Side):
             options = [*timing, "--min-requests", samples, "--max-seconds", max(effort.max_seconds, effort.seconds)]
