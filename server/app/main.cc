@@ -1,5 +1,6 @@
 #include <malloc.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -15,6 +16,7 @@
 #include "server/app/openmp_spin.h"
 #include "server/app/server.h"
 #include "server/app/stop_signals.h"
+#include "server/kernels/parallelism.h"
 
 namespace normd::app {
 namespace {
@@ -25,6 +27,10 @@ void KeepFreedMemory() {
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 2147483647);
   mallopt(M_TOP_PAD, 64 << 20);
+  // gRPC's threads take turns in receiving, and each keeps what it once received in its arena: of the usual eight for a
+  // core every one grows to the largest messages. One for two cores: calls of 8 MB, two cores, 116 MiB resident instead
+  // of 268 and more, 1.1 times as many calls; small calls as many.
+  mallopt(M_ARENA_MAX, std::max(1, kernels::AvailableCores() / 2));
 }
 
 // Debian builds Abseil with assertions. Its mutexes, which gRPC locks dozens of times in a call, then look for
