@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
@@ -30,7 +31,7 @@ void KeepFreedMemory() {
   // gRPC's threads take turns in receiving, and each keeps what it once received in its arena: of the usual eight for a
   // core every one grows to the largest messages. One for two cores: calls of 8 MB, two cores, 116 MiB resident instead
   // of 268 and more, 1.1 times as many calls; small calls as many.
-  mallopt(M_ARENA_MAX, std::max(1, kernels::AvailableCores() / 2));
+  if (std::getenv("MALLOC_ARENA_MAX") == nullptr) mallopt(M_ARENA_MAX, std::max(1, kernels::AvailableCores() / 2));
 }
 
 // Debian builds Abseil with assertions. Its mutexes, which gRPC locks dozens of times in a call, then look for
