@@ -1,14 +1,9 @@
-#include <malloc.h>
-
-#include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
 #include "server/app/command_line.h"
 #include "server/app/config_check.h"
 #include "server/app/grpc_log.h"
@@ -17,26 +12,11 @@
 #include "server/app/openmp_spin.h"
 #include "server/app/server.h"
 #include "server/app/stop_signals.h"
+#include "server/base/process_settings.h"
 #include "server/kernels/parallelism.h"
 
 namespace normd::app {
 namespace {
-
-// A message of some megabytes that is mapped afresh costs ten times the copy in page faults. So memory that was freed
-// stays with the process, for the next message; MemoryTrimmer returns it when no more come.
-void KeepFreedMemory() {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, 2147483647);
-  mallopt(M_TOP_PAD, 64 << 20);
-  // gRPC's threads take turns in receiving, and each keeps what it once received in its arena: of the usual eight for a
-  // core every one grows to the largest messages. One for two cores: calls of 8 MB, two cores, 116 MiB resident instead
-  // of 268 and more, 1.1 times as many calls; small calls as many.
-  if (std::getenv("MALLOC_ARENA_MAX") == nullptr) mallopt(M_ARENA_MAX, std::max(1, kernels::AvailableCores() / 2));
-}
-
-// Debian builds Abseil with assertions. Its mutexes, which gRPC locks dozens of times in a call, then look for
-// deadlocks in a graph of the whole process, under one lock, and end the process where they find what looks like one.
-void TrustLockOrder() { absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore); }
 
 int CheckHealthAndReport(const CommandLine& command) {
   const absl::Status status = CheckHealth(command.health_address, command.server.tls, absl::Seconds(3));
@@ -58,8 +38,9 @@ int CheckConfigAndReport(const CommandLine& command) {
 }
 
 int Serve(const CommandLine& command) {
-  KeepFreedMemory();
-  TrustLockOrder();
+  // MemoryTrimmer returns it when no more calls come.
+  base::KeepFreedMemory(kernels::AvailableCores());
+  base::TrustLockOrder();
   StopSignals signals;
   // Never freed: gRPC's threads may log until the very end. Static, so that the leak checker sees it held.
   static Logger* const logger = new Logger(command.log_level, command.log_format);

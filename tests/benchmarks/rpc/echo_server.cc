@@ -11,9 +11,9 @@
 #include <memory>
 #include <string>
 
-#include "absl/synchronization/mutex.h"
 #include "baseline.grpc.pb.h"
-#include "tests/benchmarks/rpc/allocator.h"
+#include "server/base/process_settings.h"
+#include "server/kernels/parallelism.h"
 
 namespace normd::benchmarks {
 namespace {
@@ -78,8 +78,8 @@ int main(int argc, char** argv) {
   app.add_option("--unix-socket", unix_socket, "path of the socket to listen on")->required();
   app.add_flag("--default-allocator", default_allocator, "give freed memory back, as malloc does unasked");
   CLI11_PARSE(app, argc, argv);
-  if (!default_allocator) normd::benchmarks::KeepFreedMemory();
-  // As normd does (server/app/main.cc).
-  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  // As normd does, so that no side pays for what the other is spared.
+  if (!default_allocator) normd::base::KeepFreedMemory(normd::kernels::AvailableCores());
+  normd::base::TrustLockOrder();
   return normd::benchmarks::Serve(unix_socket);
 }

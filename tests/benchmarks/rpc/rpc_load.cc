@@ -15,7 +15,8 @@
 #include <string>
 #include <vector>
 
-#include "tests/benchmarks/rpc/allocator.h"
+#include "server/base/process_settings.h"
+#include "server/kernels/parallelism.h"
 #include "tests/benchmarks/rpc/caller.h"
 #include "tests/benchmarks/rpc/closed_loop.h"
 
@@ -106,7 +107,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "rpc_load: --target, --call and --shape are required\n");
     return 2;
   }
-  if (!default_allocator) benchmarks::KeepFreedMemory();
+  if (!default_allocator) normd::base::KeepFreedMemory(normd::kernels::AvailableCores());
   caller.lanes = loop.concurrency;
   for (const int number : {SIGTERM, SIGINT}) signal(number, [](int) { benchmarks::stop = true; });
   std::quick_exit(benchmarks::Run(mode, caller, loop, progress_every));
