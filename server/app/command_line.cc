@@ -176,6 +176,9 @@ void AddCallOptions(CLI::App& app, CommandLine& command) {
   app.add_option("--threads", server.threads,
                  "Cores that one large tensor may use; 0: what the affinity mask and the cgroup quota allow")
       ->check(CLI::Range(0, 1024));
+  app.add_flag(
+      "--batch-scheduling", command.batch_scheduling,
+      "Do not interrupt callers on this machine for each request: more calls, unless others keep the cores busy");
   app.add_option("--max-message-bytes", server.max_message_bytes, "Largest request; larger ones get RESOURCE_EXHAUSTED")
       ->check(CLI::Range(int64_t{1024}, kMaxMessageBytes));
   app.add_option("--memory-budget", server.memory_budget_bytes,

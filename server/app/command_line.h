@@ -26,6 +26,8 @@ struct CommandLine {
   LogLevel log_level = LogLevel::kInfo;
   LogFormat log_format = LogFormat::kText;
   absl::Duration drain_timeout = absl::Seconds(10);
+  // Whether the system takes the threads as those of a batch job.
+  bool batch_scheduling = false;
 };
 
 // INVALID_ARGUMENT, in one line that names the flag: unknown, out of range, or a config file that cannot be read.

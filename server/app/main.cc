@@ -3,6 +3,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "server/app/command_line.h"
 #include "server/app/config_check.h"
@@ -41,9 +42,11 @@ int Serve(const CommandLine& command) {
   // MemoryTrimmer returns it when no more calls come.
   base::KeepFreedMemory(kernels::AvailableCores());
   base::TrustLockOrder();
+  const absl::Status batch = command.batch_scheduling ? base::ScheduleAsBatch() : absl::OkStatus();
   StopSignals signals;
   // Never freed: gRPC's threads may log until the very end. Static, so that the leak checker sees it held.
   static Logger* const logger = new Logger(command.log_level, command.log_format);
+  if (!batch.ok()) logger->Log(LogLevel::kWarn, "no batch scheduling", {{"error", batch.message()}});
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(command.server, logger);
   if (!server.ok()) {
     logger->Log(LogLevel::kError, server.status().message());

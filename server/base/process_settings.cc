@@ -1,8 +1,10 @@
 #include "server/base/process_settings.h"
 
 #include <malloc.h>
+#include <sched.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 
 #include "absl/synchronization/mutex.h"
@@ -24,6 +26,12 @@ void TrustLockOrder() {
   // Debian builds Abseil with assertions. Its mutexes, which gRPC locks dozens of times in a call, then look for
   // deadlocks in a graph of the whole process, under one lock, and end the process where they find what looks like one.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+}
+
+absl::Status ScheduleAsBatch() {
+  const sched_param no_priority = {};
+  if (sched_setscheduler(0, SCHED_BATCH, &no_priority) == 0) return absl::OkStatus();
+  return absl::ErrnoToStatus(errno, "sched_setscheduler(SCHED_BATCH)");
 }
 
 }  // namespace normd::base

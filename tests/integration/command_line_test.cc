@@ -67,6 +67,7 @@ void ExpectSame(const CommandLine& a, const CommandLine& b) {
   EXPECT_EQ(a.log_level, b.log_level);
   EXPECT_EQ(a.log_format, b.log_format);
   EXPECT_EQ(a.drain_timeout, b.drain_timeout);
+  EXPECT_EQ(a.batch_scheduling, b.batch_scheduling);
 }
 
 TEST(CommandLine, Defaults) {
@@ -79,6 +80,7 @@ TEST(CommandLine, Defaults) {
   EXPECT_EQ(command.server.max_waiting_calls, 256);
   EXPECT_EQ(command.server.release_memory_after, absl::Seconds(10));
   EXPECT_EQ(command.drain_timeout, absl::Seconds(10));
+  EXPECT_FALSE(command.batch_scheduling);
   EXPECT_EQ(command.log_level, LogLevel::kInfo);
   EXPECT_EQ(command.server.log_slow_calls_after, absl::InfiniteDuration());
   EXPECT_EQ(command.server.metrics_listen, "");
@@ -193,6 +195,7 @@ TEST(CommandLine, EveryFlag) {
                                                                "10",
                                                                "--metrics-max-layers",
                                                                "9",
+                                                               "--batch-scheduling",
                                                                "--shared-memory",
                                                                "--max-shared-memory-bytes",
                                                                "1000000"}));
@@ -218,6 +221,7 @@ TEST(CommandLine, EveryFlag) {
   EXPECT_EQ(command.server.limits.requests.per_layer, 7);
   EXPECT_EQ(command.server.limits.requests.total, 8);
   EXPECT_EQ(command.server.threads, 5);
+  EXPECT_TRUE(command.batch_scheduling);
   EXPECT_TRUE(command.server.shared_memory);
   EXPECT_EQ(command.server.max_shared_memory_bytes, 1'000'000);
   EXPECT_EQ(command.server.memory_budget_bytes, 1 << 20);

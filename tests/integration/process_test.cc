@@ -6,6 +6,7 @@
 #include <grpcpp/create_channel.h>
 #include <grpcpp/security/credentials.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <sys/socket.h>
@@ -34,10 +35,13 @@
 namespace {
 
 using ::testing::AllOf;
+using ::testing::Each;
+using ::testing::Gt;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::MatchesRegex;
 using ::testing::Not;
+using ::testing::SizeIs;
 using ::testing::StartsWith;
 
 std::string ReadFile(const std::string& path) {
@@ -133,6 +137,15 @@ class Normd {
   }
   // Of the running process.
   std::string Environment() const { return ReadFile("/proc/" + std::to_string(pid_) + "/environ"); }
+  // Of the threads of the running process, one each.
+  std::vector<int> SchedulingPolicies() const {
+    std::vector<int> policies;
+    for (const auto& thread : std::filesystem::directory_iterator("/proc/" + std::to_string(pid_) + "/task")) {
+      const int policy = sched_getscheduler(std::stoi(thread.path().filename()));
+      if (policy >= 0) policies.push_back(policy);  // Else it has ended.
+    }
+    return policies;
+  }
   // Of the running process, as /proc says: "VmRSS" is what is resident, "VmHWM" the most that ever was.
   int64_t MemoryBytes(const std::string& name) const {
     std::istringstream status(ReadFile("/proc/" + std::to_string(pid_) + "/status"));
@@ -193,6 +206,17 @@ TEST_F(ProcessTest, IdleComputeThreadsSpinBriefly) {
   ASSERT_FALSE(chosen.ReadAddress().empty());
   EXPECT_THAT(chosen.Environment(), Not(HasSubstr("GOMP_SPINCOUNT")));
   unsetenv("OMP_WAIT_POLICY");
+}
+
+TEST_F(ProcessTest, BatchSchedulingIsForAllThreads) {
+  const int own = sched_getscheduler(0);
+  Normd usual({"--listen", "127.0.0.1:0"});
+  ASSERT_FALSE(usual.ReadAddress().empty());
+  EXPECT_THAT(usual.SchedulingPolicies(), AllOf(SizeIs(Gt(3u)), Each(own)));
+
+  Normd batch({"--listen", "127.0.0.1:0", "--batch-scheduling"});
+  ASSERT_FALSE(batch.ReadAddress().empty());
+  EXPECT_THAT(batch.SchedulingPolicies(), AllOf(SizeIs(Gt(3u)), Each(SCHED_BATCH)));
 }
 
 TEST_F(ProcessTest, ASecondSignalEndsItAtOnce) {

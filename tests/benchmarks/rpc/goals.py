@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rpc.processes import Result
 
@@ -30,15 +30,18 @@ class Side:
     concurrency: int = 1
     transport: str = "unix"
     mode: str = "raw"
+    # Of a normd with --batch-scheduling.
+    batch: bool = False
 
     @property
     def server(self) -> str:
-        return self.call.split("-")[0]
+        return self.call.split("-")[0] + ("-batch" if self.batch else "")
 
     @property
     def label(self) -> str:
         client = "" if self.mode == "raw" else f", {self.mode}"
-        return f"{self.call} {SIZES[self.shape]}, {TRANSPORTS[self.transport]}, c{self.concurrency}{client}"
+        batch = ", --batch-scheduling" if self.batch else ""
+        return f"{self.call} {SIZES[self.shape]}, {TRANSPORTS[self.transport]}, c{self.concurrency}{client}{batch}"
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,14 @@ def open_inference_goals() -> list[Goal]:
     return goals
 
 
+def batch_goals() -> list[Goal]:
+    """No goals: what --batch-scheduling is worth."""
+    loads = (Side("normd-infer", SMALL), Side("normd-infer", SMALL, 8), Side("normd-infer", LARGE),
+             Side("normd-infer", ACTIVATION, mode=SHM))
+    return [rate_goal(f"{usual.label}: with --batch-scheduling over without", replace(usual, batch=True), usual, None)
+            for usual in loads]
+
+
 def fairness_goals() -> list[Goal]:
     quiet = Side("normd-infer", KILOBYTE)
     goals = []
@@ -199,7 +210,7 @@ def fairness_goals() -> list[Goal]:
 
 def all_goals() -> list[Goal]:
     return [*echo_goals(), *activation_goals(), *small_goals(), *open_inference_goals(),
-            *fairness_goals()]
+            *batch_goals(), *fairness_goals()]
 
 
 IDLE_CPU_LIMIT = 0.02

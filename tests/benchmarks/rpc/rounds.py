@@ -48,14 +48,15 @@ class Bench:
         self._stack.close()
 
     def server(self, name: str) -> Server:
-        """Of "normd", "echo" or "torch"; started when it is first asked for."""
+        """Of "normd", "normd-batch", "echo" or "torch"; started when it is first asked for."""
         if name not in self._servers:
             socket = str(self._sockets / f"{name}.sock")
             env: dict[str, str] = {}
-            if name == "normd":
+            if name.startswith("normd"):
                 command = [str(self._build / "server/app/normd"), "--listen", "127.0.0.1:0", "--unix-socket", socket]
                 command += ["--store", "memory"]
                 command += ["--shared-memory"] if SHM in self.modes else []
+                command += ["--batch-scheduling"] if name == "normd-batch" else []
             elif name == "echo":
                 command = [str(self._programs / "echo_server"), "--unix-socket", socket]
             else:
