@@ -47,6 +47,8 @@ void Unmap(char* data, std::size_t capacity) {
 }
 
 using SteadyTime = std::chrono::steady_clock::time_point;
+// Between two coincidences; callers that send at the same time have one every few milliseconds until there is enough.
+constexpr std::chrono::milliseconds kOften(100);
 
 }  // namespace
 
@@ -98,15 +100,31 @@ struct Buffer::Shared {
     }
   }
 
-  void GiveBack(char* data, std::size_t capacity) {
+  // Whether a fresh buffer is kept when it comes back.
+  bool IsWorthKeeping(std::size_t capacity) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    if (capacity < kMinKeptBytes) return false;
+    const std::size_t list = ClassOf(capacity);
+    if (sending[list] == 0) return true;
+    const SteadyTime now = std::chrono::steady_clock::now();
+    return now - std::exchange(coincidence[list], now) <= kOften;
+  }
+
+  void GiveBack(const Buffer& buffer) {
+    // Before it stops to count.
+    if (!buffer.keep_) Unmap(buffer.data_, buffer.capacity_);
     const std::lock_guard<std::mutex> lock(mutex);
-    in_use -= capacity;
-    if (capacity < kMinKeptBytes) {
-      Unmap(data, capacity);
-      return;
-    }
-    lists[ClassOf(capacity)].push_back({data, std::chrono::steady_clock::now()});
-    kept += capacity;
+    in_use -= buffer.capacity_;
+    if (buffer.sending_) --sending[ClassOf(buffer.capacity_)];
+    if (!buffer.keep_) return;
+    lists[ClassOf(buffer.capacity_)].push_back({buffer.data_, std::chrono::steady_clock::now()});
+    kept += buffer.capacity_;
+  }
+
+  void Sends(Buffer* buffer) {
+    if (buffer->capacity_ < kMinKeptBytes) return;
+    const std::lock_guard<std::mutex> lock(mutex);
+    buffer->sending_ = true;
+    ++sending[ClassOf(buffer->capacity_)];
   }
 
   void GiveBack(std::size_t bytes) {
@@ -121,6 +139,9 @@ struct Buffer::Shared {
   std::size_t peak ABSL_GUARDED_BY(mutex) = 0;
   // By class; the one that came back last is at the end, and is lent first.
   std::array<std::deque<Kept>, kNumClasses> lists ABSL_GUARDED_BY(mutex);
+  // By class: slices of gRPC's, and when a fresh buffer was last needed beside them.
+  std::array<int, kNumClasses> sending ABSL_GUARDED_BY(mutex) = {};
+  std::array<SteadyTime, kNumClasses> coincidence ABSL_GUARDED_BY(mutex) = {};
 };
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
@@ -129,13 +150,16 @@ Buffer& Buffer::operator=(Buffer&& other) noexcept {
   data_ = std::exchange(other.data_, nullptr);
   size_ = std::exchange(other.size_, 0);
   capacity_ = std::exchange(other.capacity_, 0);
+  keep_ = other.keep_;
+  sending_ = std::exchange(other.sending_, false);
   pool_ = std::move(other.pool_);
   return *this;
 }
 
 void Buffer::Release() {
   if (data_ == nullptr) return;
-  pool_->GiveBack(data_, capacity_);
+  pool_->GiveBack(*this);
+  sending_ = false;
   data_ = nullptr;
   size_ = capacity_ = 0;
   pool_.reset();
@@ -143,6 +167,7 @@ void Buffer::Release() {
 
 grpc::Slice Buffer::ToSlice() && {
   if (data_ == nullptr) return {};
+  pool_->Sends(this);
   char* const data = data_;
   const std::size_t size = size_;
   return grpc::Slice(
@@ -165,6 +190,7 @@ Buffer BufferPool::Allocate(std::size_t size, Reservation* reserved) {
   if (size > std::numeric_limits<std::size_t>::max() / 2) return buffer;
   const std::size_t capacity = CapacityFor(size);
   char* data = nullptr;
+  bool keep = true;
   {
     const std::lock_guard<std::mutex> lock(shared_->mutex);
     const std::size_t ready = reserved == nullptr ? 0 : std::min(reserved->bytes_, capacity);
@@ -178,9 +204,12 @@ Buffer BufferPool::Allocate(std::size_t size, Reservation* reserved) {
         shared_->in_use += capacity;
       }
     }
-    if (data == nullptr && !shared_->Take(capacity)) {
-      shared_->in_use += ready;
-      return buffer;
+    if (data == nullptr) {
+      if (!shared_->Take(capacity)) {
+        shared_->in_use += ready;
+        return buffer;
+      }
+      keep = shared_->IsWorthKeeping(capacity);
     }
     if (ready > 0) reserved->bytes_ -= ready;
   }
@@ -192,6 +221,7 @@ Buffer BufferPool::Allocate(std::size_t size, Reservation* reserved) {
   buffer.data_ = data;
   buffer.size_ = size;
   buffer.capacity_ = capacity;
+  buffer.keep_ = keep;
   buffer.pool_ = shared_;
   return buffer;
 }

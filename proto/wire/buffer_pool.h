@@ -43,12 +43,17 @@ class Buffer {
   char* data_ = nullptr;
   std::size_t size_ = 0;
   std::size_t capacity_ = 0;
+  bool keep_ = true;
+  // It is a slice of gRPC's.
+  bool sending_ = false;
   std::shared_ptr<Shared> pool_;
 };
 
 // Lends memory for tensors and never has more than `budget_bytes` of it, in use and kept together. Touching fresh
 // memory costs about ten times what copying to it does, so what comes back is kept for the next, on huge pages where
-// the system has them, until ReleaseKept. Thread-safe.
+// the system has them, until ReleaseKept. Not kept is what had to be fresh only because an earlier one of its size was
+// not yet sent, unless that happens often: with one caller it is a coincidence, and memory would grow with each.
+// Thread-safe.
 class BufferPool {
  public:
   explicit BufferPool(int64_t budget_bytes);

@@ -188,7 +188,7 @@ void AddCallOptions(CLI::App& app, CommandLine& command) {
                  "Calls with large tensors that may wait; more get RESOURCE_EXHAUSTED")
       ->check(CLI::Range(int64_t{1}, int64_t{1'000'000}));
   AddSeconds(app, "--release-memory-after", &server.release_memory_after,
-             "Seconds without a call after which unused memory goes back to the system; 0: never")
+             "Seconds after which memory that no call has used goes back to the system; 0: never")
       ->check(CLI::Range(0.0, 86400.0));
 }
 

@@ -38,11 +38,9 @@ void MemoryTrimmer::Run() {
     if (stopping_) return;
     called_.store(false, std::memory_order_relaxed);
     if (!wait_(lock, changed_, quiet_, [this] { return stopping_; })) return;
-    // Calls came in the meantime: another turn.
-    all_given_back = false;
-    if (called_.load(std::memory_order_relaxed)) continue;
+    const bool calls_come = called_.load(std::memory_order_relaxed);
     lock.unlock();
-    all_given_back = trim_();
+    all_given_back = trim_(calls_come ? quiet_ : absl::ZeroDuration()) && !calls_come;
     lock.lock();
   }
 }

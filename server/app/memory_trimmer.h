@@ -11,18 +11,21 @@
 
 namespace normd::app {
 
-// Freed memory is kept for the next call. When the calls have stopped coming, this gives it back to the system: once,
-// from a thread of its own, which sleeps until the next call. Thread-safe.
+// Freed memory is kept for the next call. This gives it back to the system from a thread of its own: while calls come,
+// what none of them has needed for a while, and all of it once they have stopped; then it sleeps until the next call.
+// Thread-safe.
 class MemoryTrimmer {
  public:
-  // Gives memory back. False: some is still in use, so that there may be more to give back later.
-  using Trim = std::function<bool()>;
+  // Gives memory back that has not been used for `unused`; zero: all that is not in use, for which calls may wait.
+  // False: some is still in use, so that there may be more to give back later.
+  using Trim = std::function<bool(absl::Duration unused)>;
   // Waits, with `lock` released, until `delay` is over (true) or `stop()`, asked whenever `changed` is notified
   // (false).
   using Wait = std::function<bool(std::unique_lock<std::mutex>& lock, std::condition_variable& changed,
                                   absl::Duration delay, const std::function<bool()>& stop)>;
 
-  // Calls `trim` when `quiet` to twice `quiet` have passed since the last call. `wait` is for tests.
+  // Calls `trim` with `quiet` as often while calls come, and with zero when `quiet` to twice `quiet` have passed since
+  // the last one. `wait` is for tests.
   MemoryTrimmer(absl::Duration quiet, Trim trim, Wait wait = WaitForReal);
   ~MemoryTrimmer();
   MemoryTrimmer(const MemoryTrimmer&) = delete;

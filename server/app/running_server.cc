@@ -88,11 +88,12 @@ RunningServer::RunningServer(const ServerOptions& options, Security security, st
                        v1::SnapshotService::service_full_name(),
                        inference::GRPCInferenceService::service_full_name()}) {
   if (options.release_memory_after <= absl::ZeroDuration()) return;
-  trimmer_ = std::make_unique<MemoryTrimmer>(options.release_memory_after, [this] {
+  trimmer_ = std::make_unique<MemoryTrimmer>(options.release_memory_after, [this](absl::Duration unused) {
     // Asked first: what comes back later has to be come back for.
     const bool all = buffers_.in_use_bytes() == 0;
-    buffers_.ReleaseKept(absl::ZeroDuration());
-    malloc_trim(0);
+    buffers_.ReleaseKept(unused);
+    // Holds up all who allocate.
+    if (unused == absl::ZeroDuration()) malloc_trim(0);
     return all;
   });
   observer_.trimmer = trimmer_.get();

@@ -53,7 +53,7 @@ struct ServerOptions {
   bool open_inference_shared_memory = false;
   // Most bytes of theirs that are mapped at a time.
   int64_t max_shared_memory_bytes = int64_t{4} << 30;
-  // Memory kept for the next call goes back to the system when none has come for this long; zero: never.
+  // Memory kept for the next call goes back to the system when none has used it for this long; zero: never.
   absl::Duration release_memory_after = absl::Seconds(10);
   // HOST:PORT of the HTTP server for Prometheus; port 0 picks a free one; empty: none.
   std::string metrics_listen;

@@ -32,9 +32,14 @@ class TrimmerTest : public ::testing::Test {
     };
   }
   MemoryTrimmer::Trim Trim() {
-    return [this] {
+    return [this](absl::Duration unused) {
       const std::lock_guard<std::mutex> own(mutex_);
-      ++trims_;
+      if (unused == absl::ZeroDuration()) {
+        ++trims_;
+      } else {
+        EXPECT_EQ(unused, absl::Seconds(10));
+        ++partial_trims_;
+      }
       changed_.notify_all();
       return all_given_back_;
     };
@@ -61,6 +66,11 @@ class TrimmerTest : public ::testing::Test {
     const std::lock_guard<std::mutex> own(mutex_);
     return trims_;
   }
+  // Of what has not been used for a while.
+  int partial_trims() {
+    const std::lock_guard<std::mutex> own(mutex_);
+    return partial_trims_;
+  }
   int waits() {
     const std::lock_guard<std::mutex> own(mutex_);
     return waits_;
@@ -80,6 +90,7 @@ class TrimmerTest : public ::testing::Test {
   std::condition_variable changed_;
   int waits_ = 0;
   int trims_ = 0;
+  int partial_trims_ = 0;
   bool all_given_back_ = true;
   bool timed_out_ = false;
   std::mutex* lock_ = nullptr;
@@ -103,7 +114,7 @@ TEST_F(TrimmerTest, TrimsOnceWhenTheCallsHaveStopped) {
   AwaitTrims(2);
 }
 
-TEST_F(TrimmerTest, ACallInTheMeantimePutsItOff) {
+TEST_F(TrimmerTest, WhileCallsComeOnlyWhatIsUnusedForLongIsTrimmed) {
   MemoryTrimmer trimmer(absl::Seconds(10), Trim(), Wait());
   trimmer.OnCall();
   AwaitWaits(1);
@@ -113,9 +124,11 @@ TEST_F(TrimmerTest, ACallInTheMeantimePutsItOff) {
     TimePasses();
     AwaitWaits(i);
     EXPECT_EQ(trims(), 0);
+    EXPECT_EQ(partial_trims(), i - 1);
   }
   TimePasses();
   AwaitTrims(1);
+  EXPECT_EQ(partial_trims(), 3);
 }
 
 TEST_F(TrimmerTest, WhatIsStillInUseIsComeBackFor) {
@@ -146,7 +159,7 @@ TEST(MemoryTrimmer, WithRealTime) {
   std::mutex mutex;
   std::condition_variable changed;
   bool trimmed = false;
-  MemoryTrimmer trimmer(absl::Milliseconds(1), [&] {
+  MemoryTrimmer trimmer(absl::Milliseconds(1), [&](absl::Duration) {
     const std::lock_guard<std::mutex> lock(mutex);
     trimmed = true;
     changed.notify_all();

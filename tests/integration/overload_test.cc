@@ -294,5 +294,17 @@ TEST(MemoryBudget, KeptMemoryGoesBackWhenTheCallsHaveStopped) {
         [&] { return server.server().buffers().in_use_bytes() == 0 && server.server().buffers().kept_bytes() == 0; });
 }
 
+TEST(MemoryBudget, KeptMemoryThatNobodyNeedsGoesBackWhileCallsCome) {
+  app::ServerOptions options = TestOptions();
+  options.release_memory_after = absl::Milliseconds(100);
+  TestServer server(options);
+  server.Create("bn", 2);
+  EXPECT_THAT(TrainStep(server, TensorOf(4 * kMiB)), GrpcIsOk());
+  Await("memory that goes back", [&] {
+    EXPECT_THAT(TrainStep(server, TensorOf(64)), GrpcIsOk());
+    return server.server().buffers().kept_bytes() == 0;
+  });
+}
+
 }  // namespace
 }  // namespace normd::tests

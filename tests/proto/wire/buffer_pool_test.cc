@@ -72,6 +72,29 @@ TEST(BufferPool, TheOneThatCameBackLastIsLentFirst) {
   EXPECT_EQ(pool.Allocate(kMiB).data(), last);
 }
 
+TEST(BufferPool, WhatOnlyACoincidenceNeededIsNotKept) {
+  BufferPool pool(10 * kMiB);
+  grpc::Slice sent = pool.Allocate(kMiB).ToSlice();
+  pool.Allocate(kMiB);
+  EXPECT_EQ(pool.kept_bytes(), 0);
+  EXPECT_EQ(pool.in_use_bytes(), kMiB);
+  // Other sizes have nothing to do with it.
+  pool.Allocate(2 * kMiB);
+  EXPECT_EQ(pool.kept_bytes(), 2 * kMiB);
+  // Once it is sent, it is there for all.
+  sent = grpc::Slice();
+  pool.Allocate(kMiB);
+  EXPECT_EQ(pool.kept_bytes(), 3 * kMiB);
+}
+
+TEST(BufferPool, WhatIsOftenNeededBesideOthersThatAreSentIsKept) {
+  BufferPool pool(10 * kMiB);
+  const grpc::Slice sent = pool.Allocate(kMiB).ToSlice();
+  // One after the other, unless this process is kept from its work for long.
+  for (int i = 0; i < 1000 && pool.kept_bytes() == 0; ++i) pool.Allocate(kMiB);
+  EXPECT_EQ(pool.kept_bytes(), kMiB);
+}
+
 TEST(BufferPool, SmallBuffersAreNotKept) {
   BufferPool pool(kMiB);
   pool.Allocate(1000);
