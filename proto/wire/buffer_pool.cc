@@ -100,8 +100,8 @@ struct Buffer::Shared {
     }
   }
 
-  // Whether a fresh buffer is kept when it comes back.
-  bool IsWorthKeeping(std::size_t capacity) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+  // Whether a buffer that has to be fresh now is kept when it comes back. Remembers a coincidence for the next.
+  bool KeepFresh(std::size_t capacity) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     if (capacity < kMinKeptBytes) return false;
     const std::size_t list = ClassOf(capacity);
     if (sending[list] == 0) return true;
@@ -209,7 +209,7 @@ Buffer BufferPool::Allocate(std::size_t size, Reservation* reserved) {
         shared_->in_use += ready;
         return buffer;
       }
-      keep = shared_->IsWorthKeeping(capacity);
+      keep = shared_->KeepFresh(capacity);
     }
     if (ready > 0) reserved->bytes_ -= ready;
   }

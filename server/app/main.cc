@@ -42,11 +42,13 @@ int Serve(const CommandLine& command) {
   // MemoryTrimmer returns it when no more calls come.
   base::KeepFreedMemory(kernels::AvailableCores());
   base::TrustLockOrder();
-  const absl::Status batch = command.batch_scheduling ? base::ScheduleAsBatch() : absl::OkStatus();
   StopSignals signals;
   // Never freed: gRPC's threads may log until the very end. Static, so that the leak checker sees it held.
   static Logger* const logger = new Logger(command.log_level, command.log_format);
-  if (!batch.ok()) logger->Log(LogLevel::kWarn, "no batch scheduling", {{"error", batch.message()}});
+  if (command.batch_scheduling) {
+    const absl::Status status = base::ScheduleAsBatch();
+    if (!status.ok()) logger->Log(LogLevel::kWarn, "no batch scheduling", {{"error", status.message()}});
+  }
   absl::StatusOr<std::unique_ptr<Server>> server = Server::Start(command.server, logger);
   if (!server.ok()) {
     logger->Log(LogLevel::kError, server.status().message());

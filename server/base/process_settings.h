@@ -15,8 +15,8 @@ void KeepFreedMemory(int cores);
 void TrustLockOrder();
 
 // Has the system take the threads that the calling one starts from now on, and itself, as those of a batch job: one
-// that wakes waits for the thread that has its core, instead of interrupting it. PERMISSION_DENIED or
-// another status of the errno: the system refuses.
+// that wakes waits for the thread that has its core, instead of interrupting it. The errno's status: the system
+// refuses.
 absl::Status ScheduleAsBatch();
 
 }  // namespace normd::base

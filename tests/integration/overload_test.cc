@@ -282,27 +282,37 @@ TEST(Encoding, EveryOneThatProtobufReadsHasTheSameAnswer) {
   }
 }
 
-// By the memory of this process that the pool holds: the whole of it is in process_test.
-TEST(MemoryBudget, KeptMemoryGoesBackWhenTheCallsHaveStopped) {
-  app::ServerOptions options = TestOptions();
-  options.release_memory_after = absl::Milliseconds(100);
-  TestServer server(options);
-  server.Create("bn", 2);
-  EXPECT_THAT(TrainStep(server, TensorOf(4 * kMiB)), GrpcIsOk());
-  EXPECT_GE(server.server().buffers().peak_bytes(), 4 * kMiB);
-  Await("memory that goes back",
-        [&] { return server.server().buffers().in_use_bytes() == 0 && server.server().buffers().kept_bytes() == 0; });
+// A server that a call has left memory with. By what the pool holds: the whole process's is in process_test.
+class KeptMemory : public ::testing::Test {
+ protected:
+  KeptMemory() : server_(Options()) {
+    server_.Create("bn", 2);
+    EXPECT_THAT(TrainStep(server_, TensorOf(4 * kMiB)), GrpcIsOk());
+    EXPECT_GE(server_.server().buffers().peak_bytes(), 4 * kMiB);
+  }
+
+  bool HasGoneBack() {
+    return server_.server().buffers().in_use_bytes() == 0 && server_.server().buffers().kept_bytes() == 0;
+  }
+
+  TestServer server_;
+
+ private:
+  static app::ServerOptions Options() {
+    app::ServerOptions options = TestOptions();
+    options.release_memory_after = absl::Milliseconds(100);
+    return options;
+  }
+};
+
+TEST_F(KeptMemory, GoesBackWhenTheCallsHaveStopped) {
+  Await("memory that goes back", [&] { return HasGoneBack(); });
 }
 
-TEST(MemoryBudget, KeptMemoryThatNobodyNeedsGoesBackWhileCallsCome) {
-  app::ServerOptions options = TestOptions();
-  options.release_memory_after = absl::Milliseconds(100);
-  TestServer server(options);
-  server.Create("bn", 2);
-  EXPECT_THAT(TrainStep(server, TensorOf(4 * kMiB)), GrpcIsOk());
+TEST_F(KeptMemory, GoesBackWhileCallsComeThatDoNotNeedIt) {
   Await("memory that goes back", [&] {
-    EXPECT_THAT(TrainStep(server, TensorOf(64)), GrpcIsOk());
-    return server.server().buffers().kept_bytes() == 0;
+    EXPECT_THAT(TrainStep(server_, TensorOf(64)), GrpcIsOk());
+    return HasGoneBack();
   });
 }
 
