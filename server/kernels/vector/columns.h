@@ -23,6 +23,21 @@ inline void SpreadToColumns(const double* per_channel, int64_t num_channels, int
   }
 }
 
+// How columns ask for memory ahead of its use.
+enum class Ahead { kNot, kToSecondLevel, kToFirstLevel };
+
+// AMD's Zen 5 brings in by itself what its caches hold and what is read in rows side by side; asking then only takes
+// room from what is needed now (docs/performance.md). From DRAM the first level is the better place there; Intel's has
+// fewer buffers for lines on their way. `on_amd`: what to do there from DRAM.
+template <int kInputs, typename T>
+Ahead ChooseAhead(const Tensors<T>& t, int threads, Ahead on_amd) {
+  // As much of the inputs for each thread is taken to lie in a cache.
+  constexpr int64_t kCached = 16 << 20;
+  const int64_t bytes = kInputs * t.elements() * static_cast<int64_t>(sizeof(T));
+  if (!OnAmd()) return Ahead::kToSecondLevel;
+  return bytes <= kCached * threads ? Ahead::kNot : on_amd;
+}
+
 // Whether an operation has a center to take off.
 inline bool AnyCenter(const double* center, int64_t num_channels) {
   int64_t count = 0;
@@ -97,6 +112,7 @@ class ColumnAdder {
 
   // Adds the piece to `sums`.
   void Add(int threads, const ColumnSums& sums) {
+    ahead_ = ChooseAhead<R::kInputs>(tensors_, threads, Ahead::kToFirstLevel);
     Scratch scratch;
     for (int k = 0; k < R::kParams; ++k) {
       double* spread = scratch.Doubles(stride_);
@@ -203,13 +219,22 @@ class ColumnAdder {
   // Rows from *row to `end`, or a few less.
   template <bool kCentered>
   void WholeRows(int64_t* row, int64_t end, int64_t v0, int64_t v1, double* sums) const {
-    for (; *row + 8 <= end; *row += 8) Rows<kCentered, 8>(*row * width_ - begin_, v0, v1, sums);
-    for (; *row + 4 <= end; *row += 4) Rows<kCentered, 4>(*row * width_ - begin_, v0, v1, sums);
-    for (; *row < end; ++*row) Rows<kCentered, 1>(*row * width_ - begin_, v0, v1, sums);
+    // Not eight rows of two inputs: where rows lie a multiple of 4 KiB apart, 16 lines fall on one set of the first
+    // level, which holds 12.
+    constexpr int kMost = R::kInputs == 1 ? 8 : 4;
+    if (ahead_ == Ahead::kNot) {
+      for (; *row + kMost <= end; *row += kMost) Rows<kCentered, kMost, false>(*row * width_ - begin_, v0, v1, sums);
+    } else {
+      for (; *row + kMost <= end; *row += kMost) Rows<kCentered, kMost, true>(*row * width_ - begin_, v0, v1, sums);
+    }
+    if constexpr (kMost > 4) {
+      for (; *row + 4 <= end; *row += 4) Rows<kCentered, 4, true>(*row * width_ - begin_, v0, v1, sums);
+    }
+    for (; *row < end; ++*row) Rows<kCentered, 1, true>(*row * width_ - begin_, v0, v1, sums);
   }
 
   // kCount whole rows, the first of which begins at element `first` of the piece.
-  template <bool kCentered, int kCount>
+  template <bool kCentered, int kCount, bool kAsks>
   void Rows(int64_t first, int64_t v0, int64_t v1, double* sums) const {
     // Copies, which the stores below cannot change.
     const int64_t stride = stride_;
@@ -219,6 +244,8 @@ class ColumnAdder {
     const RowPointers<T> rows(width_);
     // The same columns of the next rows or, in a narrow matrix, about kAhead<T> further on.
     const int64_t ahead = order::Max(kCount * width_, width_ * (kAhead<T> / width_));
+    // The first level would not keep what comes much later.
+    [[maybe_unused]] const bool to_first = ahead_ == Ahead::kToFirstLevel && ahead <= 2 * kAhead<T>;
     const T* at[R::kInputs];
     Each<R::kInputs>([&](auto i) { at[i] = tensors_.in[i] + first + v0; });
     for (int64_t v = v0; v < v1; v += order::kLanes) {
@@ -230,7 +257,8 @@ class ColumnAdder {
         V16 in[2];
         Each<R::kInputs>([&](auto i) {
           const T* row = rows.template Row<r>(at[i]);
-          PrefetchChunk(row, ahead);
+          if (kAsks && to_first) PrefetchChunk<true>(row, ahead);
+          if (kAsks && !to_first) PrefetchChunk<false>(row, ahead);
           in[i] = Load(row);
         });
         AddTerms<R, T, kCentered>(in, p, bound, acc);
@@ -269,6 +297,7 @@ class ColumnAdder {
   const int64_t end_;
   const bool centered_;
   const double* columns_[R::kParams];
+  Ahead ahead_ = Ahead::kNot;
   int64_t first_block_ = 0;
   ColumnSums sums_{};
   double* partial_ = nullptr;
@@ -286,7 +315,8 @@ class ColumnWriter {
         first_(order::Min(tensors.elements(), grid_.Up(0))),
         last_(order::Max(first_, grid_.Down(tensors.elements()))),
         chunks_((last_ - first_) / order::kLanes),
-        deal_(chunks_, threads, kLeastChunks) {
+        deal_(chunks_, threads, kLeastChunks),
+        asks_(ChooseAhead<M::kInputs>(tensors, threads, Ahead::kToSecondLevel) != Ahead::kNot) {
     // Short rows are put together, but no more than there are.
     const int64_t row = tensors.num_channels * tensors.inner;
     width_ = row * order::Max(1, order::Min(order::CeilDiv(256, row), tensors.outer));
@@ -312,7 +342,13 @@ class ColumnWriter {
         const int64_t stretch = order::Max(begin, end - kStretchChunks);
         const int64_t first = first_ + stretch * order::kLanes;
         const int64_t last = first_ + end * order::kLanes;
-        WithCenter<M, T>(centered_, [&]<bool kCentered>() { Chunks<kCentered>(first, last); });
+        WithCenter<M, T>(centered_, [&]<bool kCentered>() {
+          if (asks_) {
+            Chunks<kCentered, true>(first, last);
+          } else {
+            Chunks<kCentered, false>(first, last);
+          }
+        });
         end = stretch;
       }
     }
@@ -324,18 +360,18 @@ class ColumnWriter {
   static constexpr int64_t kLeastChunks = kStretchChunks / 16;
 
   // Elements [begin, end), on the grid.
-  template <bool kCentered>
+  template <bool kCentered, bool kAsks>
   void Chunks(int64_t begin, int64_t end) const {
     if (width_ <= kTile || end - begin < 4 * width_) {
-      Walk<kCentered>(begin, end, 0, width_);
+      Walk<kCentered, kAsks>(begin, end, 0, width_);
       return;
     }
     // Wide rows in tiles, whose parameters stay in the first-level cache.
-    for (int64_t v = 0; v < width_; v += kTile) Walk<kCentered>(begin, end, v, order::Min(width_, v + kTile));
+    for (int64_t v = 0; v < width_; v += kTile) Walk<kCentered, kAsks>(begin, end, v, order::Min(width_, v + kTile));
   }
 
   // The chunks of [begin, end) that begin in columns [v0, v1).
-  template <bool kCentered>
+  template <bool kCentered, bool kAsks>
   void Walk(int64_t begin, int64_t end, int64_t v0, int64_t v1) const {
     // Copies, which the stores below cannot change.
     const Tensors<T> tensors = tensors_;
@@ -350,12 +386,14 @@ class ColumnWriter {
       // The first chunk at or behind column v0 of this row.
       e = order::Max(e, grid.Up(row + v0));
       const int64_t stop = order::Min(end, row + v1);
-      const int64_t turn = stop - kAhead<T>;
+      [[maybe_unused]] const int64_t turn = stop - kAhead<T>;
       for (; e < stop; e += order::kLanes) {
-        const int64_t ahead = e + kAhead<T> + (e < turn ? 0 : skipped);
         V16 in[2];
         V16 p[M::kParams];
-        Each<M::kInputs>([&](auto i) { PrefetchChunk(tensors.in[i], ahead); });
+        if constexpr (kAsks) {
+          const int64_t ahead = e + kAhead<T> + (e < turn ? 0 : skipped);
+          Each<M::kInputs>([&](auto i) { PrefetchChunk<false>(tensors.in[i], ahead); });
+        }
         LoadInputs<M::kInputs>(tensors, e, in);
         Each<M::kParams>([&](auto k) { p[k] = Load(columns[k] + (e - row)); });
         Store<kStream>(M::template Value<kCentered>(in, p, bound), tensors.out + e);
@@ -380,6 +418,7 @@ class ColumnWriter {
   const int64_t last_;
   const int64_t chunks_;
   Deal deal_;
+  const bool asks_;
   int64_t width_;
   const double* columns_[M::kParams];
   bool centered_;

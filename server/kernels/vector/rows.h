@@ -96,7 +96,7 @@ class RowOperation {
     }
     int64_t chunks() const { return (end_ - at_) / order::kLanes; }
     [[gnu::always_inline]] void PrefetchAhead() const {
-      Each<M::kInputs>([&](auto i) { PrefetchChunk(tensors_.in[i], at_ + kAhead<T>); });
+      Each<M::kInputs>([&](auto i) { PrefetchChunk<false>(tensors_.in[i], at_ + kAhead<T>); });
     }
     [[gnu::always_inline]] void Step() {
       V16 in[2];
@@ -177,10 +177,10 @@ class RowOperation {
     // Chunks before what is ahead lies in the next run.
     int64_t chunks_to_turn() const { return order::Max(0, (run_end_ - ahead_ - at_) / order::kLanes); }
     [[gnu::always_inline]] void PrefetchAhead() const {
-      Each<R::kInputs>([&](auto i) { PrefetchChunk(tensors_.in[i], at_ + ahead_); });
+      Each<R::kInputs>([&](auto i) { PrefetchChunk<false>(tensors_.in[i], at_ + ahead_); });
     }
     [[gnu::always_inline]] void PrefetchNext() const {
-      Each<R::kInputs>([&](auto i) { PrefetchChunk(tensors_.in[i], at_ + to_next_); });
+      Each<R::kInputs>([&](auto i) { PrefetchChunk<false>(tensors_.in[i], at_ + to_next_); });
     }
     [[gnu::always_inline]] void Step() {
       V16 in[2];

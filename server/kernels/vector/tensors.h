@@ -25,8 +25,7 @@ struct ChannelSums {
 };
 
 // How far ahead of its use memory is asked for. Without it a core here reads from DRAM at 60-70 % of its speed with it:
-// the hardware's prefetcher starts anew on every 4 KB page. Into the second-level cache, since the first level has few
-// buffers for lines on their way.
+// the hardware's prefetcher starts anew on every 4 KB page.
 inline constexpr int64_t kAheadBytes = 4096;
 inline constexpr int64_t kLineBytes = 64;
 
@@ -34,11 +33,11 @@ template <typename T>
 inline constexpr int64_t kAhead = kAheadBytes / static_cast<int64_t>(sizeof(T));
 
 // Asks for the 16 elements at base + index, which may lie outside of the tensor.
-template <typename T>
+template <bool kFirstLevel, typename T>
 [[gnu::always_inline]] inline void PrefetchChunk(const T* base, int64_t index) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(index) * sizeof(T);
   for (int64_t byte = 0; byte < order::kLanes * static_cast<int64_t>(sizeof(T)); byte += kLineBytes) {
-    Prefetch(reinterpret_cast<const void*>(address + static_cast<uintptr_t>(byte)));
+    Prefetch<kFirstLevel>(reinterpret_cast<const void*>(address + static_cast<uintptr_t>(byte)));
   }
 }
 

@@ -10,8 +10,8 @@
 //   AddByMultiplier(a, b), SubtractByMultiplier(a, b)
 //                            a + b and a - b by fused multiply-adds, if there are any
 //   AddExactProduct(a, b, c) a * b + c where a * b has no more than 53 bits, so that fused or not is the same
-//   Prefetch(p), FinishStreaming()
-//                            Prefetch is an asm: GCC 12 takes a function that only prefetches for one without effect
+//   Prefetch<kFirstLevel>(p), FinishStreaming()
+//                            Prefetch, into the first or the second level, is an asm: GCC 12 takes a function that only prefetches for one without effect
 //                            and drops the calls
 // No include guard on purpose: nothing but the three kernels_*.cc includes it, once each. No standard library here and
 // in what builds on it but for memcpy: an inline function of it, compiled for a newer instruction set, could become the
@@ -39,6 +39,14 @@ template <int kCount, int kFrom = 0, typename F>
     f(Index<kFrom>());
     Each<kCount, kFrom + 1>(f);
   }
+}
+
+inline bool OnAmd() {
+#ifdef __x86_64__
+  return __builtin_cpu_is("amd") != 0;
+#else
+  return false;
+#endif
 }
 
 struct V16 {
