@@ -23,21 +23,6 @@ inline void SpreadToColumns(const double* per_channel, int64_t num_channels, int
   }
 }
 
-// How columns ask for memory ahead of its use.
-enum class Ahead { kNot, kToSecondLevel, kToFirstLevel };
-
-// AMD's Zen 5 brings in by itself what its caches hold and what is read in rows side by side; asking then only takes
-// room from what is needed now (docs/performance.md). From DRAM the first level is the better place there; Intel's has
-// fewer buffers for lines on their way. `on_amd`: what to do there from DRAM.
-template <int kInputs, typename T>
-Ahead ChooseAhead(const Tensors<T>& t, int threads, Ahead on_amd) {
-  // As much of the inputs for each thread is taken to lie in a cache.
-  constexpr int64_t kCached = 16 << 20;
-  const int64_t bytes = kInputs * t.elements() * static_cast<int64_t>(sizeof(T));
-  if (!OnAmd()) return Ahead::kToSecondLevel;
-  return bytes <= kCached * threads ? Ahead::kNot : on_amd;
-}
-
 // Whether an operation has a center to take off.
 inline bool AnyCenter(const double* center, int64_t num_channels) {
   int64_t count = 0;
@@ -91,6 +76,17 @@ struct RowPointers {
   int64_t seven;
 };
 
+// How sums over columns ask for memory ahead of its use. AMD's Zen 5 brings in by itself what its caches hold, and what
+// is read to be written; asking then only takes room from what is needed now (docs/performance.md). What comes from
+// DRAM is best asked for into the first level there. Intel's has fewer buffers for lines on their way.
+enum class Ahead { kNot, kToSecondLevel, kToFirstLevel };
+inline Ahead ChooseAhead(int64_t bytes, int threads) {
+  // As much for each thread is taken to lie in a cache.
+  constexpr int64_t kCached = 16 << 20;
+  if (!OnAmd()) return Ahead::kToSecondLevel;
+  return bytes <= kCached * threads ? Ahead::kNot : Ahead::kToFirstLevel;
+}
+
 template <typename T, typename R>
 class ColumnAdder {
  public:
@@ -112,7 +108,7 @@ class ColumnAdder {
 
   // Adds the piece to `sums`.
   void Add(int threads, const ColumnSums& sums) {
-    ahead_ = ChooseAhead<R::kInputs>(tensors_, threads, Ahead::kToFirstLevel);
+    ahead_ = ChooseAhead(R::kInputs * tensors_.elements() * static_cast<int64_t>(sizeof(T)), threads);
     Scratch scratch;
     for (int k = 0; k < R::kParams; ++k) {
       double* spread = scratch.Doubles(stride_);
@@ -253,9 +249,10 @@ class ColumnAdder {
       V16 acc[R::kSums];
       Each<R::kParams>([&](auto k) { p[k] = Load(columns[k] + v); });
       Each<R::kSums>([&](auto s) { acc[s] = Load(sums + s * stride + v); });
-      Each<kCount>([&](auto r) {
+      // The compiler by itself calls it eight times where the loop is too long for its liking.
+      Each<kCount>([&](auto r) __attribute__((always_inline)) {
         V16 in[2];
-        Each<R::kInputs>([&](auto i) {
+        Each<R::kInputs>([&](auto i) __attribute__((always_inline)) {
           const T* row = rows.template Row<r>(at[i]);
           if (kAsks && to_first) PrefetchChunk<true>(row, ahead);
           if (kAsks && !to_first) PrefetchChunk<false>(row, ahead);
@@ -315,8 +312,7 @@ class ColumnWriter {
         first_(order::Min(tensors.elements(), grid_.Up(0))),
         last_(order::Max(first_, grid_.Down(tensors.elements()))),
         chunks_((last_ - first_) / order::kLanes),
-        deal_(chunks_, threads, kLeastChunks),
-        asks_(ChooseAhead<M::kInputs>(tensors, threads, Ahead::kToSecondLevel) != Ahead::kNot) {
+        deal_(chunks_, threads, kLeastChunks) {
     // Short rows are put together, but no more than there are.
     const int64_t row = tensors.num_channels * tensors.inner;
     width_ = row * order::Max(1, order::Min(order::CeilDiv(256, row), tensors.outer));
@@ -343,10 +339,10 @@ class ColumnWriter {
         const int64_t first = first_ + stretch * order::kLanes;
         const int64_t last = first_ + end * order::kLanes;
         WithCenter<M, T>(centered_, [&]<bool kCentered>() {
-          if (asks_) {
-            Chunks<kCentered, true>(first, last);
-          } else {
+          if (OnAmd()) {
             Chunks<kCentered, false>(first, last);
+          } else {
+            Chunks<kCentered, true>(first, last);
           }
         });
         end = stretch;
@@ -418,7 +414,6 @@ class ColumnWriter {
   const int64_t last_;
   const int64_t chunks_;
   Deal deal_;
-  const bool asks_;
   int64_t width_;
   const double* columns_[M::kParams];
   bool centered_;
