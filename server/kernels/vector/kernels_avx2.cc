@@ -8,8 +8,10 @@
 #include "server/kernels/vector/v16.h"
 #include "server/kernels/vector/operations.h"
 #include "server/kernels/vector/tensors.h"
+#include "server/kernels/vector/row_operation.h"
 #include "server/kernels/vector/rows.h"
 #include "server/kernels/vector/columns.h"
+#include "server/kernels/vector/column_sums.h"
 #include "server/kernels/vector/moments.h"
 #include "server/kernels/vector/functions.h"
 // clang-format on
