@@ -3,9 +3,9 @@
 #include <array>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/quoted.h"
 #include "server/base/sha256.h"
 
 namespace normd::access {
@@ -28,13 +28,6 @@ absl::StatusOr<std::string> HashOfToken(const std::vector<absl::string_view>& au
   hash.Add(token.data(), token.size());
   const std::array<char, 32> digest = hash.Digest();
   return std::string(digest.data(), digest.size());
-}
-
-constexpr std::size_t kMaxQuotedBytes = 64;
-
-// What anybody may have sent, fit for a message.
-std::string Quoted(absl::string_view text) {
-  return absl::StrCat("'", absl::CHexEscape(text.substr(0, kMaxQuotedBytes)), "'");
 }
 
 absl::Status Missing(const Identity& identity, Role role, absl::string_view for_what) {
@@ -92,7 +85,7 @@ absl::Status Caller::Check(Role role, absl::string_view layer) const {
   const absl::StatusOr<std::shared_ptr<const Identity>> identity = Identify();
   if (!identity.ok()) return identity.status();
   if ((*identity)->Allows(role, layer)) return absl::OkStatus();
-  return Missing(**identity, role, absl::StrCat("layer ", Quoted(layer)));
+  return Missing(**identity, role, absl::StrCat("layer ", base::Quoted(layer)));
 }
 
 absl::Status Caller::CheckPrefix(Role role, absl::string_view prefix) const {
@@ -101,7 +94,7 @@ absl::Status Caller::CheckPrefix(Role role, absl::string_view prefix) const {
   if (!identity.ok()) return identity.status();
   if ((*identity)->AllowsPrefix(role, prefix)) return absl::OkStatus();
   return Missing(**identity, role,
-                 prefix.empty() ? "all layers" : absl::StrCat("all layers that start with ", Quoted(prefix)));
+                 prefix.empty() ? "all layers" : absl::StrCat("all layers that start with ", base::Quoted(prefix)));
 }
 
 absl::Duration Caller::TakeCall() const {

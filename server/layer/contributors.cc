@@ -7,6 +7,7 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/quoted.h"
 
 namespace normd::layer {
 
@@ -75,9 +76,8 @@ bool operator==(const Contributors& a, const Contributors& b) {
 
 absl::Status ValidateContribution(absl::string_view contributor, int64_t sequence) {
   if (contributor.size() > kMaxContributorBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("contributor '", absl::CHexEscape(contributor.substr(0, 64)),
-                                                   "' has ", contributor.size(), " bytes, want at most ",
-                                                   kMaxContributorBytes));
+    return absl::InvalidArgumentError(absl::StrCat("contributor ", base::Quoted(contributor), " has ",
+                                                   contributor.size(), " bytes, want at most ", kMaxContributorBytes));
   }
   if (contributor.empty() && sequence != 0) {
     return absl::InvalidArgumentError(

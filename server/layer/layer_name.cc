@@ -4,23 +4,15 @@
 #include <string>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/quoted.h"
 
 namespace normd::layer {
 namespace {
 
-constexpr int kMaxQuotedBytes = 64;
-
-// What anybody may have sent, fit for a log line.
-std::string Quote(absl::string_view text) {
-  const bool shortened = text.size() > kMaxQuotedBytes;
-  return absl::StrCat("'", absl::CHexEscape(text.substr(0, kMaxQuotedBytes)), shortened ? "...'" : "'");
-}
-
 absl::Status BadName(absl::string_view name, absl::string_view reason) {
   return absl::InvalidArgumentError(
-      absl::StrCat("layer name ", Quote(name), " ", reason,
+      absl::StrCat("layer name ", base::Quoted(name), " ", reason,
                    "; want segments of letters, digits, '_' and '-' joined by single dots, at most ", kMaxNameBytes,
                    " bytes, as in 'resnet50.layer1.0.bn1'"));
 }
@@ -37,7 +29,7 @@ absl::Status ValidateName(absl::string_view name) {
     if (c == '.') {
       if (previous == '.') return BadName(name, "has an empty segment");
     } else if (!IsNameChar(c)) {
-      return BadName(name, absl::StrCat("contains '", absl::CHexEscape(absl::string_view(&c, 1)), "'"));
+      return BadName(name, absl::StrCat("contains ", base::Quoted(absl::string_view(&c, 1))));
     }
     previous = c;
   }
@@ -47,7 +39,7 @@ absl::Status ValidateName(absl::string_view name) {
 
 absl::Status ValidateRequestId(absl::string_view request_id) {
   if (request_id.size() <= kMaxRequestIdBytes) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("request_id ", Quote(request_id), " has ", request_id.size(),
+  return absl::InvalidArgumentError(absl::StrCat("request_id ", base::Quoted(request_id), " has ", request_id.size(),
                                                  " bytes, want at most ", kMaxRequestIdBytes));
 }
 

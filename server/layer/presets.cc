@@ -1,8 +1,8 @@
 #include "server/layer/presets.h"
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "server/base/quoted.h"
 
 namespace normd::layer {
 namespace {
@@ -66,8 +66,8 @@ absl::StatusOr<LayerConfig> PresetConfig(absl::string_view name) {
   for (const Preset& preset : Presets()) {
     if (preset.name == name) return preset.config;
   }
-  return absl::InvalidArgumentError(absl::StrCat("preset '", absl::CHexEscape(name.substr(0, 64)),
-                                                 "' does not exist, want one of ", absl::StrJoin(PresetNames(), ", ")));
+  return absl::InvalidArgumentError(
+      absl::StrCat("preset ", base::Quoted(name), " does not exist, want one of ", absl::StrJoin(PresetNames(), ", ")));
 }
 
 std::vector<std::string> PresetNames() {

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <iterator>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
+#include "server/base/quoted.h"
 
 namespace normd::registry {
 namespace {
@@ -59,7 +59,7 @@ absl::Status CheckUpdateFields(absl::Span<const std::string> fields) {
           absl::StrCat(name, " is immutable; create a new layer with it, with this one's state as initial_state"));
     }
     return absl::InvalidArgumentError(
-        absl::StrCat("update_mask names '", absl::CHexEscape(name.substr(0, 64)), "', want some of ", MutableNames()));
+        absl::StrCat("update_mask names ", base::Quoted(name), ", want some of ", MutableNames()));
   }
   return absl::OkStatus();
 }

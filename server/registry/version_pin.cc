@@ -1,7 +1,7 @@
 #include "server/registry/version_pin.h"
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/quoted.h"
 #include "server/layer/layer_error.h"
 
 namespace normd::registry {
@@ -27,9 +27,9 @@ absl::Status CheckExpectedVersion(const layer::LayerSnapshot& snapshot, int64_t 
 
 absl::Status CheckEtag(const layer::LayerSnapshot& snapshot, absl::string_view etag) {
   if (etag.empty() || etag == snapshot.Etag()) return absl::OkStatus();
-  return absl::AbortedError(absl::StrCat(layer::LayerPrefix(snapshot.name), "has etag '", snapshot.Etag(), "', got '",
-                                         absl::CHexEscape(etag.substr(0, 64)),
-                                         "': the settings have changed; read the layer and decide again"));
+  return absl::AbortedError(absl::StrCat(layer::LayerPrefix(snapshot.name), "has etag '", snapshot.Etag(), "', got ",
+                                         base::Quoted(etag),
+                                         ": the settings have changed; read the layer and decide again"));
 }
 
 }  // namespace normd::registry

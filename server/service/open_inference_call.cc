@@ -9,9 +9,9 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/ascii.h"
-#include "absl/strings/escaping.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/quoted.h"
 #include "server/layer/layer_error.h"
 #include "server/layer/tensor.h"
 #include "server/service/tensor_conversion.h"
@@ -48,9 +48,6 @@ absl::string_view ToDatatype(v1::DataType dtype) {
   return "";
 }
 
-// What a client sent, fit for a message.
-std::string Quoted(absl::string_view text) { return absl::StrCat("'", absl::CHexEscape(text.substr(0, 64)), "'"); }
-
 absl::Status Invalid(absl::string_view model, absl::string_view text) {
   return absl::InvalidArgumentError(absl::StrCat(layer::LayerPrefix(model), text));
 }
@@ -84,7 +81,8 @@ absl::StatusOr<registry::LayerRegistry::SnapshotPtr> FindModelVersion(const regi
   const bool is_number = !version.empty() && absl::ascii_isdigit(static_cast<unsigned char>(version[0])) &&
                          absl::SimpleAtoi(version, &number) && number > 0;
   if (!version.empty() && !is_number) {
-    return Invalid(model_name, absl::StrCat("version is ", Quoted(version), ", want a number above 0, or nothing"));
+    return Invalid(model_name,
+                   absl::StrCat("version is ", base::Quoted(version), ", want a number above 0, or nothing"));
   }
   absl::StatusOr<registry::LayerRegistry::SnapshotPtr> found = registry.Get(model_name, number);
   // The protocol's word for it.
@@ -158,13 +156,13 @@ absl::Status OpenInferenceCall::ReadParameters() {
       if (value.parameter_choice_case() != InferParameter::kStringParam) return wrong_type("string_param");
       const std::string& layout = value.string_param();
       if (layout != "channels_first" && layout != "channels_last") {
-        return Invalid(layer(),
-                       absl::StrCat("parameter layout is ", Quoted(layout), ", want channels_first or channels_last"));
+        return Invalid(layer(), absl::StrCat("parameter layout is ", base::Quoted(layout),
+                                             ", want channels_first or channels_last"));
       }
       layout_ = layout == "channels_last" ? v1::LAYOUT_CHANNELS_LAST : v1::LAYOUT_CHANNELS_FIRST;
     } else if (!IsForOthers(name)) {
-      return Invalid(layer(),
-                     absl::StrCat("parameter ", Quoted(name), " is not known, want training, request_id or layout"));
+      return Invalid(layer(), absl::StrCat("parameter ", base::Quoted(name),
+                                           " is not known, want training, request_id or layout"));
     }
   }
   if (!request_id_.empty() && !training_) {
@@ -178,13 +176,13 @@ absl::Status OpenInferenceCall::ReadOutputs() {
   absl::flat_hash_set<absl::string_view> seen;
   for (const ModelInferRequest::InferRequestedOutputTensor& output : request_.outputs()) {
     if (!seen.insert(output.name()).second) {
-      return Invalid(layer(), absl::StrCat("output ", Quoted(output.name()), " is asked for twice"));
+      return Invalid(layer(), absl::StrCat("output ", base::Quoted(output.name()), " is asked for twice"));
     }
     const bool of_step = output.name() == "batch_mean" || output.name() == "batch_var";
     if (output.name() == "y") {
       wants_y_ = true;
     } else if (!of_step || !training_) {
-      return Invalid(layer(), absl::StrCat("there is no output ", Quoted(output.name()), ", want ",
+      return Invalid(layer(), absl::StrCat("there is no output ", base::Quoted(output.name()), ", want ",
                                            training_ ? "y, batch_mean or batch_var" : "y"));
     }
   }
@@ -195,7 +193,7 @@ absl::Status OpenInferenceCall::ReadInput(ReceivedMessage* message, v1::Tensor* 
   if (request_.inputs_size() != 1 || request_.inputs(0).name() != "x") {
     std::string names;
     for (const ModelInferRequest::InferInputTensor& input : request_.inputs()) {
-      absl::StrAppend(&names, names.empty() ? "" : ", ", Quoted(input.name()));
+      absl::StrAppend(&names, names.empty() ? "" : ", ", base::Quoted(input.name()));
     }
     return Invalid(layer(), absl::StrCat("the inputs are ", names.empty() ? "none" : names, ", want x"));
   }
@@ -203,7 +201,7 @@ absl::Status OpenInferenceCall::ReadInput(ReceivedMessage* message, v1::Tensor* 
   x->set_dtype(ToDataType(input.datatype()));
   if (x->dtype() == v1::DATA_TYPE_UNSPECIFIED) {
     return Invalid(layer(),
-                   absl::StrCat("x has datatype ", Quoted(input.datatype()), ", want FP32, FP64, FP16 or BF16"));
+                   absl::StrCat("x has datatype ", base::Quoted(input.datatype()), ", want FP32, FP64, FP16 or BF16"));
   }
   *x->mutable_shape() = input.shape();
   x->set_layout(layout_);
@@ -267,7 +265,7 @@ absl::Status OpenInferenceCall::ReadRange(absl::string_view what,
       offset = value.int64_param();
     } else if (name != "binary_data" && name != "binary_data_size") {
       return Invalid(layer(),
-                     absl::StrCat(what, " has a parameter ", Quoted(name),
+                     absl::StrCat(what, " has a parameter ", base::Quoted(name),
                                   " that is not known or of the wrong type, want shared_memory_region (string_param), "
                                   "shared_memory_byte_size and shared_memory_offset (int64_param)"));
     }

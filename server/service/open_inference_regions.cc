@@ -3,8 +3,8 @@
 #include <limits>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/quoted.h"
 
 namespace normd::service {
 namespace {
@@ -12,9 +12,7 @@ namespace {
 // Of a name or an object's.
 constexpr std::size_t kMaxNameBytes = 255;
 
-std::string Quoted(absl::string_view name) {
-  return absl::StrCat("shared-memory region '", absl::CHexEscape(name.substr(0, kMaxNameBytes)), "'");
-}
+std::string Described(absl::string_view name) { return absl::StrCat("shared-memory region ", base::Quoted(name)); }
 
 absl::Status IsOff() {
   return absl::FailedPreconditionError(
@@ -22,7 +20,7 @@ absl::Status IsOff() {
 }
 
 absl::Status NoRegion(absl::string_view name) {
-  return absl::NotFoundError(absl::StrCat(Quoted(name), " is not registered"));
+  return absl::NotFoundError(absl::StrCat(Described(name), " is not registered"));
 }
 
 }  // namespace
@@ -46,12 +44,12 @@ absl::Status OpenInferenceRegions::Register(const ::inference::SystemSharedMemor
         absl::StrCat("the region's name has ", request.name().size(), " bytes, want 1 to ", kMaxNameBytes));
   }
   if (entries_.contains(request.name())) {
-    return absl::AlreadyExistsError(absl::StrCat(Quoted(request.name()), " is registered already"));
+    return absl::AlreadyExistsError(absl::StrCat(Described(request.name()), " is registered already"));
   }
   // Neither is negative as a signed number, nor is their sum.
   constexpr uint64_t kMost = std::numeric_limits<int64_t>::max() / 2;
   if (request.offset() > kMost || request.byte_size() > kMost) {
-    return absl::InvalidArgumentError(absl::StrCat(Quoted(request.name()), ": offset is ", request.offset(),
+    return absl::InvalidArgumentError(absl::StrCat(Described(request.name()), ": offset is ", request.offset(),
                                                    " and byte_size ", request.byte_size(), ", want at most ", kMost));
   }
   // The object from its start.
@@ -101,7 +99,7 @@ absl::StatusOr<v1::SharedMemoryRange> OpenInferenceRegions::Find(absl::string_vi
   const auto size = static_cast<int64_t>(status.byte_size());
   if (offset < 0 || bytes < 0 || offset > size || bytes > size - offset) {
     return absl::InvalidArgumentError(
-        absl::StrCat(what, ": ", bytes, " bytes at offset ", offset, " leave ", Quoted(name), ", which has ", size));
+        absl::StrCat(what, ": ", bytes, " bytes at offset ", offset, " leave ", Described(name), ", which has ", size));
   }
   v1::SharedMemoryRange range;
   range.set_region(found->second.region);

@@ -9,22 +9,17 @@
 #include <cstddef>
 #include <utility>
 
-#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "server/base/quoted.h"
 #include "server/shm/secret.h"
 
 namespace normd::shm {
 namespace {
 
 constexpr std::size_t kMaxNameBytes = 255;
-constexpr std::size_t kMaxQuotedBytes = 64;
 
-// "shared memory '/tensors': ", fit for a log line whatever was sent.
-std::string Prefix(absl::string_view name) {
-  const bool shortened = name.size() > kMaxQuotedBytes;
-  return absl::StrCat("shared memory '", absl::CHexEscape(name.substr(0, kMaxQuotedBytes)),
-                      shortened ? "...': " : "': ");
-}
+// "shared memory '/tensors': "
+std::string Prefix(absl::string_view name) { return absl::StrCat("shared memory ", base::Quoted(name), ": "); }
 
 absl::Status BadName(absl::string_view name) {
   return absl::InvalidArgumentError(
