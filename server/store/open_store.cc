@@ -32,7 +32,8 @@ absl::Status CheckLocation(const std::string& location) {
   if (IsRedisLocation(location)) return ParseRedisLocation(location).status();
   absl::string_view path = location;
   if (location == "memory" || (absl::ConsumePrefix(&path, kSqlite) && !path.empty())) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("store '", location, "', want memory, sqlite:PATH, or ", kRedisForms));
+  return absl::InvalidArgumentError(
+      absl::StrCat("store '", WithoutPassword(location), "', want memory, sqlite:PATH, or ", kRedisForms));
 }
 
 std::string LocationWithoutPassword(const std::string& location) { return WithoutPassword(location); }

@@ -196,12 +196,17 @@ absl::StatusOr<RedisLocation> ParseRedisLocation(absl::string_view url) {
 }
 
 std::string WithoutPassword(absl::string_view location) {
-  if (!IsRedisLocation(location)) return std::string(location);
+  if (absl::StartsWith(location, "sqlite:")) return std::string(location);
   const std::size_t begin = location.find("://");
+  if (!IsRedisLocation(location) || begin == absl::string_view::npos) {
+    // What is no location at all may hold a password nevertheless: redis:user:password@host.
+    const std::size_t at = location.rfind('@');
+    if (at == absl::string_view::npos) return std::string(location);
+    return absl::StrCat(location.substr(0, location.find(':') + 1), "***", location.substr(at));
+  }
   const std::size_t at = EndOfCredentials(location);
-  if (begin == absl::string_view::npos || at == absl::string_view::npos) return std::string(location);
   const std::size_t colon = location.find(':', begin + 3);
-  if (colon >= at) return std::string(location);
+  if (at == absl::string_view::npos || colon >= at) return std::string(location);
   return absl::StrCat(location.substr(0, colon), ":***", location.substr(at));
 }
 

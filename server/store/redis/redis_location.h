@@ -64,7 +64,8 @@ inline constexpr char kRedisForms[] =
 // INVALID_ARGUMENT: it says what is wrong, without the password.
 absl::StatusOr<RedisLocation> ParseRedisLocation(absl::string_view url);
 
-// The same URL with *** for the password, to be shown. Others are left as they are.
+// The same URL with *** for the password, to be shown; also of what is no URL, but holds an @. Others are left as they
+// are.
 std::string WithoutPassword(absl::string_view location);
 
 }  // namespace normd::store

@@ -74,6 +74,11 @@ TEST(RedisLocationTest, SaysWhatIsWrongButNotThePassword) {
   EXPECT_EQ(WithoutPassword("redis://h:1?prefix=a@b"), "redis://h:1?prefix=a@b");
   EXPECT_EQ(WithoutPassword("redis://h:1"), "redis://h:1");
   EXPECT_EQ(WithoutPassword("sqlite:/a:b@c"), "sqlite:/a:b@c");
+  // No location that there is.
+  EXPECT_EQ(WithoutPassword("redis:u:secret@h:1"), "redis:***@h:1");
+  EXPECT_EQ(WithoutPassword("postgres://u:s@ecret@h"), "postgres:***@h");
+  EXPECT_EQ(WithoutPassword("u secret@h"), "***@h");
+  EXPECT_EQ(WithoutPassword("nonsense"), "nonsense");
 }
 
 // What Redis's own documentation gives as examples of keys and slots.
