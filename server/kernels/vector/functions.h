@@ -251,26 +251,32 @@ struct FinishBackward {
   double* offset;
 
   void operator()(int64_t c0, int64_t c1) const {
-    const double* inv_std = call.params.inv_std;
-    const double* mean = call.params.mean;
+    // Plain pointers, all of them read for every channel: a loop without branches.
+    const double* const inv_std = call.params.inv_std;
+    const double* const mean = call.params.mean;
+    double* const dgamma = call.dgamma;
+    double* const dbeta = call.dbeta;
     const bool clips = Clips(call.params.clip);
+    const double* const g_sum = clips ? sums[2] : sums[0];
+    const double* const gx_sum = clips ? sums[3] : sums[1];
     const double per_value = 1.0 / n;
 #pragma GCC ivdep
     for (int64_t c = c0; c < c1; ++c) {
+      const double m = mean[c];
+      const double dy = sums[0][c];
       // A channel whose mean is NaN has no gradient.
-      const bool live = mean[c] == mean[c];
-      const bool folds = center[c] != mean[c];
-      const double dy_x = folds ? sums[1][c] - mean[c] * sums[0][c] : sums[1][c];
-      const double dgamma = clips ? sums[1][c] : dy_x * inv_std[c];
-      const double g = clips ? sums[2][c] : sums[0][c];
-      const double gx = clips ? sums[3][c] : dgamma;
-      call.dgamma[c] = live ? dgamma : 0.0;
-      call.dbeta[c] = live ? sums[0][c] : 0.0;
+      const bool live = m == m;
+      const bool folds = center[c] != m;
+      const double dy_x = sums[1][c] - (folds ? m * dy : 0.0);
+      const double dy_x_hat = clips ? sums[1][c] : dy_x * inv_std[c];
+      const double gx = clips ? gx_sum[c] : dy_x_hat;
+      dgamma[c] = live ? dy_x_hat : 0.0;
+      dbeta[c] = live ? dy : 0.0;
       const double s = gamma[c] * inv_std[c];
       const double per_x = -s * (inv_std[c] * (gx * per_value));
       scale[c] = s;
       slope[c] = per_x;
-      offset[c] = -s * (g * per_value) - (folds ? mean[c] * per_x : 0.0);
+      offset[c] = -s * (g_sum[c] * per_value) - (folds ? m * per_x : 0.0);
     }
   }
 };
@@ -285,6 +291,9 @@ inline void ChooseCenters(const RawParams& params, double most_folded, int64_t c
 
 template <typename T>
 void ZeroDeadChannels(const Tensors<T>& t, const double* mean) {
+  int64_t dead = 0;
+  for (int64_t c = 0; c < t.num_channels; ++c) dead += mean[c] != mean[c];
+  if (dead == 0) return;
   for (int64_t c = 0; c < t.num_channels; ++c) {
     if (mean[c] == mean[c]) continue;
     for (int64_t o = 0; o < t.outer; ++o) {
