@@ -19,7 +19,8 @@
 // `threads`, the instruction set and the alignment are; only the sign and payload of a NaN may differ. NaN and infinity
 // follow IEEE arithmetic and stay in their channel.
 //
-// Outputs of 1.25 MiB and more for each thread are written past the caches, unless they are the input.
+// Large outputs are written past the caches, unless they are the input: from 1.25 MiB for each thread; on AMD if inputs
+// and output have more than 13 MiB for each thread.
 namespace normd::kernels {
 
 // batch_mean[c] = sum(x) / n and batch_var[c] = sum((x - batch_mean)^2) / n (population), n = outer * inner, in one

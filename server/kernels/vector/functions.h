@@ -1,22 +1,32 @@
 // The functions of implementation.h on top of the walks. Included by kernels_*.cc only; see v16.h.
 namespace normd::kernels::NORMD_KERNELS_ISA {
 
-// From here on a thread's part of the output goes past the caches: it would push out what else is needed, and each line
-// would be read before it is written. Below, the output stays in the cache for whoever reads it next.
-inline constexpr int64_t kStreamBytes = 5 << 18;
+// Bytes of the output, and of inputs and output.
+template <typename T>
+int64_t OutputBytes(const Tensors<T>& t) {
+  return t.elements() * static_cast<int64_t>(sizeof(T));
+}
+template <typename T>
+int64_t AllBytes(const Tensors<T>& t) {
+  return (t.in[1] == nullptr ? 2 : 3) * OutputBytes(t);
+}
 
+// Whether the output goes past the caches: a large one would push out what else is needed, and each line would be read
+// before it is written. A small one stays in the cache for whoever reads it next.
+//
+// Large is 1.25 MiB of output for each thread; on AMD, 13 MiB of inputs and output: there the third level takes in what
+// two threads write, and DRAM, when others use it as well, half of it (docs/performance.md).
 template <typename T>
 bool Streams(const Tensors<T>& t, int threads) {
-  const int64_t bytes = t.elements() * static_cast<int64_t>(sizeof(T));
-  return bytes >= kStreamBytes * threads && t.out != t.in[0] && t.out != t.in[1];
+  if (t.out == t.in[0] || t.out == t.in[1]) return false;
+  return OnAmd() ? AllBytes(t) > (int64_t{13} << 20) * threads : OutputBytes(t) >= (int64_t{5} << 18) * threads;
 }
 
 // Fewer threads where a part would be too small to be worth a hand-over even to a thread that waits for it.
 inline constexpr int64_t kPartBytes = 256 << 10;
 template <typename T>
 int UsefulThreads(const Tensors<T>& t, int threads) {
-  const int64_t bytes = (t.in[1] == nullptr ? 2 : 3) * t.elements() * static_cast<int64_t>(sizeof(T));
-  return static_cast<int>(order::Max(1, order::Min(threads, bytes / kPartBytes)));
+  return static_cast<int>(order::Max(1, order::Min(threads, AllBytes(t) / kPartBytes)));
 }
 
 // Calls f<true>() or f<false>().

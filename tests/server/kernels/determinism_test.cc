@@ -155,6 +155,17 @@ TYPED_TEST(DeterminismTest, LargeTensorsToo) {
   }
 }
 
+// Large enough for one thread to write past the caches on every machine, also in 16 bits.
+TYPED_TEST(DeterminismTest, OutputsPastTheCachesToo) {
+  for (const Shape& s : truth::SomeOf(std::vector<Shape>{{7, 40, 12500}, {50001, 70, 1}})) {
+    SCOPED_TRACE(s.ToString());
+    const auto x = Values<TypeParam>(s.Elements(), 5);
+    const auto dy = Values<TypeParam>(s.Elements(), 6);
+    const Everything<TypeParam> in_place(s, x, dy, 1, true);
+    WithEachImplementation([&] { ASSERT_TRUE(in_place == Everything<TypeParam>(s, x, dy, 1, false)); });
+  }
+}
+
 TYPED_TEST(DeterminismTest, TheBitsAreThoseOfEveryOtherMachine) {
   WithEachImplementation([] { EXPECT_EQ(bits::GoldenHash<TypeParam>(), bits::kGolden<TypeParam>); });
 }
