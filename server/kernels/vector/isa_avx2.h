@@ -87,14 +87,6 @@ template <bool kStream>
 [[gnu::always_inline]] inline Vec SubtractByMultiplier(Vec a, Vec b) { return _mm256_fnmadd_pd(b, One(), a); }
 [[gnu::always_inline]] inline Vec AddExactProduct(Vec a, Vec b, Vec c) { return _mm256_fmadd_pd(a, b, c); }
 
-template <bool kFirstLevel>
-[[gnu::always_inline]] inline void Prefetch(const void* p) {
-  if constexpr (kFirstLevel) {
-    asm volatile("prefetcht0 %a0" : : "p"(p));
-  } else {
-    asm volatile("prefetcht1 %a0" : : "p"(p));
-  }
-}
 [[gnu::always_inline]] inline void FinishStreaming() { _mm_sfence(); }
 
 }  // namespace normd::kernels::avx2

@@ -82,24 +82,6 @@ template <bool kStream, typename Half>
 [[gnu::always_inline]] inline Vec SubtractByMultiplier(Vec a, Vec b) { return a - b; }
 [[gnu::always_inline]] inline Vec AddExactProduct(Vec a, Vec b, Vec c) { return a * b + c; }
 
-template <bool kFirstLevel>
-[[gnu::always_inline]] inline void Prefetch(const void* p) {
-#if defined(__x86_64__)
-  if constexpr (kFirstLevel) {
-    asm volatile("prefetcht0 (%0)" : : "r"(p));
-  } else {
-    asm volatile("prefetcht1 (%0)" : : "r"(p));
-  }
-#elif defined(__aarch64__)
-  if constexpr (kFirstLevel) {
-    asm volatile("prfm pldl1keep, [%0]" : : "r"(p));
-  } else {
-    asm volatile("prfm pldl2keep, [%0]" : : "r"(p));
-  }
-#else
-  __builtin_prefetch(p, 0, kFirstLevel ? 3 : 2);
-#endif
-}
 [[gnu::always_inline]] inline void FinishStreaming() {
 #ifdef __SSE2__
   _mm_sfence();

@@ -10,9 +10,7 @@
 //   AddByMultiplier(a, b), SubtractByMultiplier(a, b)
 //                            a + b and a - b by fused multiply-adds, if there are any
 //   AddExactProduct(a, b, c) a * b + c where a * b has no more than 53 bits, so that fused or not is the same
-//   Prefetch<kFirstLevel>(p), FinishStreaming()
-//                            Prefetch, into the first or the second level, is an asm: GCC 12 takes a function that only
-//                            prefetches for one without effect and drops the calls
+//   FinishStreaming()        after stores past the caches
 // No include guard on purpose: nothing but the three kernels_*.cc includes it, once each. No standard library here and
 // in what builds on it but for memcpy: an inline function of it, compiled for a newer instruction set, could become the
 // program's only copy.
